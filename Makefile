@@ -1,0 +1,48 @@
+# `make help` lists the targets. Each installs what it needs, once: tools/setup.sh.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON := .venv/bin/python
+CODE := agent tests $(wildcard benchmarks)
+
+# More arguments for pytest and for the benchmarks: make test ARGS='-k planner -x'
+ARGS ?=
+
+.PHONY: help demo test check format lint types bench test-fresh clean setup setup-runtime
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 14
+
+demo: setup-runtime ## show the pools follow guests, on libvirt's in-process test driver
+	@$(PYTHON) -m agent demo
+
+test: setup ## run all tests; those with real guests start a libvirtd of their own (root)
+	@$(PYTHON) -m pytest $(ARGS)
+
+check: format lint types test ## all that a change must pass
+
+format: setup ## lay out the code
+	@$(PYTHON) -m ruff format $(CODE)
+
+lint: setup ## ruff, and the import contracts
+	@$(PYTHON) -m ruff check $(CODE)
+	@.venv/bin/lint-imports
+
+types: setup ## mypy, strict
+	@$(PYTHON) -m mypy
+
+bench: setup ## measure against a bare libvirt client
+	@$(PYTHON) -m benchmarks $(ARGS)
+
+test-fresh: ## prove the set-up: demo and test in a new Debian 12 (root, mmdebstrap)
+	@tools/test-fresh.sh
+
+clean: ## remove what the targets made
+	rm -rf .venv .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup:
+	@tools/setup.sh dev
+
+setup-runtime:
+	@tools/setup.sh runtime

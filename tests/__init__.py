@@ -1,0 +1,1 @@
+"""The tests, and the harness that gives them a libvirtd of their own."""
