@@ -1,0 +1,436 @@
+"""The reader of /sys, against trees on disk: whole, of odd kernels, damaged and hostile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.cpuset import EMPTY, CpuSet
+from agent.errors import SysfsError
+from agent.sysfs import Sysfs, _read
+from tests.hosts import (
+    MACHINES,
+    MEMORY,
+    TWO_CELLS_EIGHT_CPUS,
+    Kernel,
+    Machine,
+    host,
+    machines,
+    write,
+)
+from tests.test_topology import assert_invariants
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.topology import Host
+
+CPU = "sys/devices/system/cpu"
+NODE = "sys/devices/system/node"
+ALL_OFFLINE = Machine(offline=CpuSet.of(0, 1), kernel=Kernel(top_level=False))
+SMALL = Machine(
+    packages=2, cores=1, threads=2, memory_only=(5,), isolated=CpuSet.of(1), offline=CpuSet.of(3)
+)
+SECRET = 777  # what a file outside of the root says
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write(TWO_CELLS_EIGHT_CPUS, tmp_path / "root")
+
+
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES.keys())
+def test_a_machine_is_discovered_as_it_is(machine: Machine, tmp_path: Path) -> None:
+    found = Sysfs(write(machine, tmp_path)).discover()
+    assert found.host == host(machine)
+    assert not found.problems
+
+
+@settings(deadline=None)
+@given(machines())
+def test_any_machine_is_discovered_as_it_is_whatever_its_kernel(machine: Machine) -> None:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as directory:
+        sysfs = Sysfs(write(machine, Path(directory)))
+        found = sysfs.discover()
+        assert found.host == host(machine)
+        assert not found.problems
+        assert sysfs.online() == found.host.online
+        assert_invariants(found.host)
+
+
+def test_ids_reach_up_to_the_limit_of_the_kernel(root: Path) -> None:
+    system = root / CPU
+    (system / "cpu7").rename(system / "cpu8191")
+    shutil.rmtree(root / NODE)
+    for name in ("online", "present"):
+        (system / name).write_text("0-6,8191\n")
+    for name in ("cpu6", "cpu8191"):
+        (system / name / "topology/core_cpus_list").write_text("6,8191\n")
+    found = Sysfs(root).discover().host
+    assert found.online == CpuSet.parse("0-6,8191")
+    assert found.cpus[-1].siblings == CpuSet.of(6, 8191)
+    assert found.cpus[-1].package == 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "siblings"),
+    [
+        pytest.param({}, "0-1", id="the name of today is read first"),
+        pytest.param({"core_cpus_list": None}, "0-1", id="then the deprecated one"),
+        pytest.param(
+            {"core_cpus_list": None, "thread_siblings_list": None}, "0-1", id="then the mask"
+        ),
+        pytest.param(
+            {"core_cpus_list": None, "thread_siblings_list": None, "core_cpus": None},
+            "0-1",
+            id="then the deprecated mask",
+        ),
+        pytest.param(
+            {"core_cpus_list": "4-5", "thread_siblings_list": ""},
+            "0-1",
+            id="a mask helps out where the lists are wrong",
+        ),
+        pytest.param(
+            {
+                "core_cpus_list": "4-5",
+                "thread_siblings_list": "",
+                "core_cpus": "0",
+                "thread_siblings": "!",
+            },
+            None,
+            id="nothing helps where all are wrong",
+        ),
+    ],
+)
+def test_siblings_are_sought_in_all_their_files(
+    root: Path, spoil: dict[str, str | None], siblings: str | None
+) -> None:
+    for name, text in spoil.items():
+        file = root / CPU / "cpu0/topology" / name
+        file.unlink() if text is None else file.write_text(text)
+    first = Sysfs(root).discover().host.cpus[0]
+    assert first.siblings == (None if siblings is None else CpuSet.parse(siblings))
+
+
+@pytest.mark.parametrize(
+    ("index", "level", "kind", "sharers"),
+    [
+        pytest.param(3, "3", "Unified", "0-3", id="as it is"),
+        pytest.param(3, "3", "Data", "0-3", id="a data cache will do"),
+        pytest.param(3, "3", "Instruction", None, id="an instruction cache will not"),
+        pytest.param(3, "2", "Unified", None, id="no cache of level 3"),
+        pytest.param(3, "", "Unified", None, id="an unknown level"),
+        pytest.param(12, "3", "Unified", "0-3", id="a high index"),
+        pytest.param(3, "3", None, None, id="an unknown type"),
+    ],
+)
+def test_the_l3_is_the_cache_of_level_3(
+    root: Path, index: int, level: str, kind: str | None, sharers: str | None
+) -> None:
+    caches = root / CPU / "cpu0/cache"
+    (caches / "index3").rename(caches / f"index{index}")
+    (caches / f"index{index}/level").write_text(level)
+    if kind is None:
+        (caches / f"index{index}/type").unlink()
+    else:
+        (caches / f"index{index}/type").write_text(kind)
+    first = Sysfs(root).discover().host.cpus[0]
+    assert first.l3 == (None if sharers is None else CpuSet.parse(sharers))
+
+
+def test_a_fourth_level_does_not_hide_the_third(root: Path) -> None:
+    caches = root / CPU / "cpu0/cache"
+    shutil.copytree(caches / "index3", caches / "index4")
+    (caches / "index4/level").write_text("4\n")
+    (caches / "index4/shared_cpu_list").write_text("0\n")
+    assert Sysfs(root).discover().host.cpus[0].l3 == CpuSet(range(4))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        pytest.param("cpu8", "0-8", id="a further pCPU"),
+        pytest.param("cpu08", "0-7", id="a leading zero"),
+        pytest.param("cpu99999", "0-7", id="an id beyond any"),
+        pytest.param("cpufreq", "0-7", id="another directory"),
+        pytest.param("cpu\u0668", "0-7", id="an arabic digit"),
+        pytest.param("cpu-1", "0-7", id="a sign"),
+    ],
+)
+def test_which_directories_are_of_pcpus(root: Path, name: str, expected: str) -> None:
+    (root / CPU / name).mkdir()
+    for file in ("online", "present"):
+        (root / CPU / file).unlink()
+    assert str(Sysfs(root).online()) == expected
+    assert str(Sysfs(root).discover().host.online) == expected
+
+
+def test_online_takes_one_file_where_there_is_one(root: Path) -> None:
+    (root / CPU / "online").write_text("0,2\n")
+    for directory in (root / CPU).glob("cpu?"):
+        shutil.rmtree(directory)
+    assert Sysfs(root).online() == CpuSet.of(0, 2)
+
+
+def test_a_switch_that_cannot_be_read_does_not_say_online(root: Path) -> None:
+    (root / CPU / "online").unlink()
+    replace(root / CPU / "cpu5/online", Path.mkdir)
+    found = Sysfs(root).discover()
+    assert found.host.online == Sysfs(root).online() == CpuSet.parse("0-4,6-7")
+    assert "cpu5/online: '': Is a directory" in found.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("top_level", "switches"),
+    [
+        pytest.param(True, 0, id="one file says what is online"),
+        pytest.param(False, 16, id="each pCPU says whether it is online"),
+    ],
+)
+def test_a_file_is_opened_once_at_most(
+    tmp_path: Path,
+    top_level: bool,  # noqa: FBT001 - a column of the table
+    switches: int,
+) -> None:
+    """Counted by a process of its own, since an audit hook stays for good."""
+    machine = Machine(packages=2, cores=4, threads=2, kernel=Kernel(top_level=top_level))
+    watch = (
+        "import sys; from pathlib import Path; from agent.sysfs import Sysfs\n"
+        "sysfs = Sysfs(Path(sys.argv[1])); sysfs.online()\n"
+        "sys.addaudithook(lambda what, args: what == 'open' and print(args[0]))\n"
+        "sysfs.discover()\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", watch, write(machine, tmp_path)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    opened = Counter(run.stdout.splitlines())
+    of_each_pcpu = ("topology", "cache", "core_id", "core_cpus_list", "shared_cpu_list", "die_id")
+    assert {name: opened[name] for name in of_each_pcpu} == dict.fromkeys(of_each_pcpu, 16)
+    assert opened["online"] == switches + 2
+    assert (opened["distance"], opened["isolated"]) == (2, 1)
+    assert not opened.keys() & {"core_siblings_list", "core_cpus", "size", "shared_cpu_map"}
+
+
+def test_a_file_that_comes_in_pages_is_read_whole() -> None:
+    """Long lists of a live kernel do; here a socket hands out one packet a read."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        for page in (b"0-3,", b"5,", b"7"):
+            ours.send(page)
+        ours.shutdown(socket.SHUT_WR)
+        assert _read(theirs.fileno()) == b"0-3,5,7"
+
+
+def test_descriptors_are_closed_whatever_is_wrong(root: Path) -> None:
+    (root / CPU / "cpu3/topology/core_id").unlink()
+    (root / CPU / "cpu3/topology/core_id").mkdir()
+    (root / CPU / "cpu4/cache/index3/level").write_bytes(b"x" * 2**20)
+    shutil.rmtree(root / CPU / "cpu5")
+    (root / CPU / "cpu5").write_text("")
+    (root / NODE / "node1/meminfo").unlink()
+    (root / NODE / "node1/meminfo").symlink_to("/etc/passwd")
+    before = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    assert len(Sysfs(root).discover().problems) == 3
+    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda _: None, id="nothing there"),
+        pytest.param(Path.touch, id="a file"),
+        pytest.param(Path.mkdir, id="an empty directory"),
+        pytest.param(lambda path: path.symlink_to(path), id="a loop"),
+        pytest.param(lambda path: (path / CPU).mkdir(parents=True), id="no pCPU"),
+        pytest.param(lambda path: write(ALL_OFFLINE, path), id="no pCPU that is online"),
+    ],
+)
+def test_what_is_no_host_is_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    root = tmp_path / "root"
+    make(root)
+    for ask in (Sysfs(root).discover, Sysfs(root).online):
+        with pytest.raises(SysfsError, match="no pCPU is online there") as refused:
+            ask()
+        assert str(root) in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+
+def test_the_root_may_be_a_link(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(root)
+    assert Sysfs(tmp_path / "link").discover().host == host(TWO_CELLS_EIGHT_CPUS)
+
+
+def test_a_link_within_the_root_is_followed(root: Path) -> None:
+    (root / CPU / "cpu0/topology").rename(root / "topology")
+    (root / CPU / "cpu0/topology").symlink_to("../../../../../topology")
+    (root / CPU / "cpu1").rename(root / "cpu1")
+    (root / CPU / "cpu1").symlink_to(root / "cpu1")
+    (root / NODE / "node0/meminfo").rename(root / "meminfo")
+    (root / NODE / "node0/meminfo").symlink_to(root / "meminfo")
+    found = Sysfs(root).discover()
+    assert found.host == host(TWO_CELLS_EIGHT_CPUS)
+    assert not found.problems
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"{CPU}/cpu0/topology/physical_package_id",
+        f"{CPU}/cpu0/topology",
+        f"{CPU}/cpu0",
+        f"{CPU}/isolated",
+        f"{NODE}/node0/meminfo",
+        f"{NODE}/node0",
+        NODE,
+    ],
+)
+def test_a_link_out_of_the_root_is_not_followed(path: str, root: Path, tmp_path: Path) -> None:
+    """The other tree is a host as well, whose figures would be believed."""
+    outside = write(Machine(cores=8, memory_bytes=SECRET * 1024), tmp_path / "outside")
+    for secret in ("cpu0/topology/physical_package_id", "isolated"):
+        (outside / CPU / secret).write_text(str(SECRET))
+    replace(root / path, lambda at: at.symlink_to(outside / path))
+    found = Sysfs(root).discover()
+    assert [line for line in found.problems if "a link that leads out of the root" in line]
+    assert_weaker(found.host, host(TWO_CELLS_EIGHT_CPUS))
+
+
+def test_the_whole_of_sys_may_not_be_a_link_out_of_the_root(root: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "sys").symlink_to(root / "sys")
+    with pytest.raises(SysfsError, match="no pCPU is online there"):
+        Sysfs(other).discover()
+
+
+def test_a_neighbour_with_a_longer_name_is_outside(root: Path, tmp_path: Path) -> None:
+    neighbour = write(Machine(), tmp_path / "rootless")
+    file = f"{CPU}/cpu0/topology/core_id"
+    (neighbour / file).write_text(str(SECRET))
+    replace(root / file, lambda at: at.symlink_to(neighbour / file))
+    assert Sysfs(root).discover().host.cpus[0].core is None
+
+
+def replace(path: Path, make: Callable[[Path], object]) -> None:
+    """Put something else in the place of a file or directory."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    make(path)
+
+
+def truncate(path: Path) -> None:
+    if path.is_file() and not path.is_symlink():
+        path.write_bytes(path.read_bytes()[:1])
+
+
+def loop_of_two(path: Path) -> None:
+    other = path.with_name(f"{path.name}.other")
+    path.symlink_to(other.name)
+    replace(other, lambda at: at.symlink_to(path.name))
+
+
+# What leaves no text behind that could be taken for a fact.
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "missing": lambda _: None,
+    "empty": Path.touch,
+    "rubbish": lambda path: path.write_bytes(b"\xff\x00rubbish\n\x00"),
+    "huge": lambda path: path.write_bytes(b"0," * 2**19),
+    "a directory": Path.mkdir,
+    "a loop": lambda path: path.symlink_to(path.name),
+    "a loop of two": loop_of_two,
+    "a dangling link": lambda path: path.symlink_to("nowhere"),
+    "a link up": lambda path: path.symlink_to(".."),
+    "a link out": lambda path: path.symlink_to("/proc/self/environ"),
+    "a named pipe": os.mkfifo,
+    "a word": lambda path: path.write_text("(null)\n"),
+}
+
+
+def paths(tree: Path) -> list[Path]:
+    return sorted(path.relative_to(tree) for path in (tree / CPU).parent.rglob("*"))
+
+
+def assert_weaker(told: Host, truth: Host) -> None:
+    """Hold that a host says nothing but the truth, though less of it."""
+    assert_invariants(told)
+    assert told.online == truth.online
+    assert told.isolated in {EMPTY, truth.isolated}
+    for cpu, true in zip(told.cpus, truth.cpus, strict=True):
+        for name in ("cell", "package", "die", "core", "siblings", "l3"):
+            assert getattr(cpu, name) in {None, getattr(true, name)}, (cpu, name)
+    cells = {cell.id: cell for cell in truth.cells}
+    for cell in told.cells:
+        assert cell.cpus <= cells[cell.id].cpus
+        assert cell.memory_bytes in {None, cells[cell.id].memory_bytes}
+        assert set(cell.distances) <= set(cells[cell.id].distances)
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+@settings(deadline=None, max_examples=15)
+@given(st.data())
+def test_one_damaged_file_costs_facts_but_makes_none_up(
+    damage: Callable[[Path], object], data: st.DataObject
+) -> None:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as directory:
+        tree = write(SMALL, Path(directory))
+        kept = {Path(CPU), Path(f"{CPU}/present")}  # a host without these has no or other pCPUs
+        replace(
+            tree / data.draw(st.sampled_from([path for path in paths(tree) if path not in kept])),
+            damage,
+        )
+        assert_weaker(Sysfs(tree).discover().host, host(SMALL))
+
+
+@settings(deadline=None, max_examples=50)
+@given(machines(), st.data())
+def test_any_damage_is_survived(machine: Machine, data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as directory:
+        tree = write(machine, Path(directory))
+        kinds = st.sampled_from([*DAMAGE.values(), truncate])
+        for damage in data.draw(st.lists(kinds, min_size=1, max_size=9)):
+            path = tree / data.draw(st.sampled_from(paths(tree)))
+            damage(path) if damage is truncate else replace(path, damage)
+            if not (tree / CPU).is_dir():
+                break
+        try:
+            found = Sysfs(tree).discover()
+        except SysfsError:
+            return
+        assert_invariants(found.host)
+        assert Sysfs(tree).online() == found.host.online
+
+
+def test_each_damage_is_told() -> None:
+    """And not only survived: a line names the file."""
+    for name in ("rubbish", "huge", "a directory", "a loop", "a link out", "a link up", "empty"):
+        with tempfile.TemporaryDirectory(dir=MEMORY) as directory:
+            tree = write(SMALL, Path(directory))
+            replace(tree / CPU / "cpu0/topology/core_id", DAMAGE[name])
+            found = Sysfs(tree).discover()
+            assert len(found.problems) == 1, name
+            assert "cpu0/topology/core_id: " in found.problems[0] or name == "a link up"
+            assert found.host.cpus[0].core is None
+
+
+@pytest.mark.skipif(not Path("/", CPU).is_dir(), reason="this machine has no /sys")
+def test_this_very_machine_is_discovered() -> None:
+    found = Sysfs(Path("/")).discover()
+    assert_invariants(found.host)
+    assert set(os.sched_getaffinity(0)) <= set(found.host.online)
+    assert Sysfs(Path("/")).online() == found.host.online
