@@ -1,0 +1,122 @@
+"""Plans as the stable JSON of the command line and of `/api/v1/status`.
+
+CPU sets are strings in the kernel's notation, exact numbers strings of the reduced fraction.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from agent.accounting import Bill
+    from agent.candidates import Warned
+    from agent.cpuset import CpuSet
+    from agent.planner import InstanceNUMACell, NUMACell, Plan
+    from agent.transition import Step
+
+SCHEMA: Final = 1
+
+Json = dict[str, Any]
+
+
+def plan(decided: Plan, steps: Iterable[Step]) -> Json:
+    """Return the `plan` document: cells, guests, steps in order, warnings."""
+    return {
+        "schema": SCHEMA,
+        "cells": [_cell(cell) for cell in decided.cells],
+        "guests": [guest(planned) for planned in decided.guests],
+        "steps": [step(one) for one in steps],
+        "warnings": [warning(one) for one in decided.warnings],
+    }
+
+
+def _cell(cell: NUMACell) -> Json:
+    return {
+        "id": cell.id,
+        "guests": cell.guests,
+        "weight": str(cell.weight),
+        "ratio": str(cell.ratio),
+        "need": cell.need,
+        "pool": str(cell.emulator_cpus),
+        "pool_now": str(cell.pool_now),
+        "candidates": str(cell.candidates),
+        "claimed": str(cell.claimed),
+        "shortage": cell.shortage,
+    }
+
+
+def guest(planned: InstanceNUMACell) -> Json:
+    """Return one row of `guests`."""
+    return {
+        "uuid": planned.uuid,
+        "name": planned.name,
+        "policy": planned.policy,
+        "source": planned.source,
+        "managed": planned.managed,
+        "weight": str(planned.weight),
+        "cell": planned.cell,
+        "original": cpus(planned.original.emulator),
+        "emulator_pcpus": cpus(planned.emulator_pcpus),
+        "placement": planned.placement,
+        "state": planned.state,
+        "reason": planned.reason,
+    }
+
+
+def step(one: Step) -> Json:
+    """Return one row of `steps`."""
+    return {
+        "uuid": one.uuid,
+        "kind": one.kind,
+        "iothread": one.iothread,
+        "from": cpus(one.was),
+        "to": str(one.to),
+        "reason": one.reason,
+    }
+
+
+def warning(one: Warned) -> Json:
+    """Return one row of `warnings`; a guest of None is the host."""
+    return {"guest": one.guest, "field": one.field, "text": one.text}
+
+
+def cpus(value: CpuSet | None) -> str | None:
+    """Return the kernel's notation, or None for no pin."""
+    return None if value is None else str(value)
+
+
+def account(bills: Iterable[Bill], decided: Plan) -> Json:
+    """Return the `account` document: what each guest is billed in each cell, and the sums."""
+    rows = tuple(bills)
+    names = {guest.uuid: guest.name for guest in decided.guests}
+    cells = sorted({bill.cell for bill in rows}, key=lambda cell: -1 if cell is None else cell)
+    return {
+        "schema": SCHEMA,
+        "guests": [
+            {
+                "uuid": bill.uuid,
+                "name": names.get(bill.uuid, ""),
+                "cell": bill.cell,
+                **_sums([bill]),
+            }
+            for bill in rows
+        ],
+        "cells": [
+            {"id": cell, **_sums(bill for bill in rows if bill.cell == cell)} for cell in cells
+        ],
+    }
+
+
+def _sums(bills: Iterable[Bill]) -> Json:
+    """Return the exact sums by kind, and in all."""
+    rows = tuple(bills)
+    zero = Fraction(0)
+    return {
+        "dedicated": str(sum((bill.dedicated for bill in rows), zero)),
+        "shared": str(sum((bill.shared for bill in rows), zero)),
+        "emulator": str(sum((bill.emulator for bill in rows), zero)),
+        "total": str(sum((bill.total for bill in rows), zero)),
+    }
