@@ -1,0 +1,97 @@
+"""Connecting, again and again: a thread that makes links and hands them over.
+
+Opening a connection may block for as long as libvirtd hangs, so the deciding thread never does
+it. A link that was made belongs to the receiver, who also closes it: nobody tears a connection
+down under another thread's call.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import tenacity
+
+from agent.errors import EmupoolError, HypervisorAway
+from agent.events import LinkFailed, LinkUp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from agent.events import Event
+    from agent.port import Hypervisor, Link
+
+_FIRST: Final = 0.1
+_LONGEST: Final = 15.0
+PIDFILES: Final = (Path("/run/virtqemud.pid"), Path("/run/libvirtd.pid"))
+
+
+class Connector:
+    """Makes a link whenever asked, with exponential back-off and jitter, for ever."""
+
+    def __init__(
+        self,
+        hypervisor: Hypervisor,
+        put: Callable[[Event], None],
+        running: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Report to `put`; try only while `running` says that there is a daemon to talk to."""
+        self._hypervisor = hypervisor
+        self._put = put
+        self._running = running
+        self._wanted = threading.Event()
+        self._ended = threading.Event()
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._wanted.set()
+        threading.Thread(target=self._run, name="connector", daemon=True).start()
+
+    def again(self) -> None:
+        """Ask for another link; the last one is gone."""
+        self._wanted.set()
+
+    def stop(self) -> None:
+        """Make no more links; does not wait for an attempt that hangs."""
+        self._ended.set()
+        self._wanted.set()
+
+    def _run(self) -> None:
+        while self._wanted.wait() and not self._ended.is_set():
+            self._wanted.clear()
+            retrying = tenacity.Retrying(
+                retry=tenacity.retry_if_exception_type(EmupoolError),
+                wait=tenacity.wait_exponential(multiplier=_FIRST, max=_LONGEST)
+                + tenacity.wait_random(0, _FIRST),
+                stop=tenacity.stop_when_event_set(self._ended),
+                sleep=tenacity.sleep_using_event(self._ended),
+                before_sleep=self._failed,
+                reraise=True,
+            )
+            try:
+                link = retrying(self._connect)
+            except EmupoolError:
+                return
+            self._put(LinkUp(link))
+
+    def _connect(self) -> Link:
+        if not self._running():
+            raise HypervisorAway("no libvirt daemon runs, and none is to be started")
+        return self._hypervisor.link(self._put)
+
+    def _failed(self, state: tenacity.RetryCallState) -> None:
+        if state.outcome is not None:
+            self._put(LinkFailed(str(state.outcome.exception())))
+
+
+def daemon_runs(pidfiles: Iterable[Path] = PIDFILES, proc: Path = Path("/proc")) -> bool:
+    """Tell whether a libvirt daemon is alive, by its pid file: asking its socket would start it."""
+    for pidfile in pidfiles:
+        try:
+            pid = int(pidfile.read_text().strip())
+        except (OSError, ValueError):
+            continue
+        if (proc / str(pid)).exists():
+            return True
+    return False

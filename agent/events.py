@@ -1,0 +1,178 @@
+"""What wakes the daemon: one inbox, filled from any thread, emptied by the one that decides.
+
+Callbacks of libvirt, the watcher of CPU events and signal handlers put a small frozen value and
+return; `SimpleQueue.put` is re-entrant, so a signal may interrupt a put. The reader drains all
+that is there into one `Wake`: a burst of events costs one look at each guest, not one each.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Final
+
+from agent.port import GuestEvent, Link, LinkLost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_UDEVD: Final = Path("/run/udev/control")
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """A connection is made; the receiver owns it from now on."""
+
+    link: Link
+
+
+@dataclass(frozen=True, slots=True)
+class LinkFailed:
+    """An attempt to connect failed; another one follows."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class CpusChanged:
+    """A pCPU of the host went on or off line."""
+
+
+@dataclass(frozen=True, slots=True)
+class PinReturned:
+    """A pin that had been given up on has returned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """SIGHUP."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """SIGTERM or SIGINT."""
+
+
+Event = GuestEvent | LinkUp | LinkLost | LinkFailed | CpusChanged | PinReturned | Reload | Stop
+
+_LABELS: Final = {
+    LinkUp: "connection",
+    LinkLost: "connection",
+    LinkFailed: "connection",
+    CpusChanged: "cpu",
+    PinReturned: "step",
+    Reload: "signal",
+    Stop: "signal",
+}
+
+
+@dataclass(slots=True)
+class Wake:
+    """All that came in since the last one; no guests and no flags: only time has passed."""
+
+    guests: dict[str, list[GuestEvent]] = field(default_factory=dict)
+    link: LinkUp | None = None
+    failed: LinkFailed | None = None
+    lost: LinkLost | None = None
+    cpus: bool = False
+    returned: bool = False
+    reload: bool = False
+    stop: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, event: Event) -> None:
+        """Take one event in."""
+        match event:
+            case GuestEvent():
+                self.counts[event.topic] += 1
+                self.guests.setdefault(event.uuid, []).append(event)
+                return
+            case LinkUp():
+                self.link, self.lost = event, None
+            case LinkLost():
+                self.lost = event
+            case LinkFailed():
+                self.failed = event
+            case CpusChanged():
+                self.cpus = True
+            case PinReturned():
+                self.returned = True
+            case Reload():
+                self.reload = True
+            case Stop():
+                self.stop = True
+        self.counts[_LABELS[type(event)]] += 1
+
+
+class Inbox:
+    """The queue between those who notice and the one who decides."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._queue: SimpleQueue[Event] = SimpleQueue()
+
+    def put(self, event: Event) -> None:
+        """Add an event; from any thread, callback or signal handler."""
+        self._queue.put(event)
+
+    def depth(self) -> int:
+        """Return how many events wait."""
+        return self._queue.qsize()
+
+    def wait(self, timeout: float | None) -> Wake:
+        """Return what is there, waiting up to `timeout` seconds (None: for ever) for the first."""
+        wake = Wake()
+        try:
+            wake.add(self._queue.get(timeout=timeout if timeout is None else max(0.0, timeout)))
+            while True:
+                wake.add(self._queue.get_nowait())
+        except Empty:
+            return wake
+
+
+def watch_cpus(put: Callable[[Event], None], udevd: Path = _UDEVD) -> str | None:
+    """Report host pCPUs going on or off line, from a thread of its own.
+
+    The kernel's netlink source works where no udev daemon runs. Returns None, or why nothing is
+    watched: then `online` is only read in each cycle.
+    """
+    try:
+        import pyudev  # noqa: PLC0415 - absence of libudev must not keep the daemon from running
+
+        monitor = pyudev.Monitor.from_netlink(
+            pyudev.Context(), source="udev" if udevd.exists() else "kernel"
+        )
+        monitor.filter_by("cpu")
+        monitor.start()
+    except (ImportError, OSError) as error:
+        return str(error)
+
+    def run() -> None:
+        while True:
+            if monitor.poll() is not None:
+                put(CpusChanged())
+
+    threading.Thread(target=run, name="cpu-events", daemon=True).start()
+    return None
+
+
+class Timer:
+    """When to look at everything again."""
+
+    def __init__(self, interval: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Be due at once, then `interval` seconds after each `done`."""
+        self.interval = interval
+        self._clock = clock
+        self._next = clock()
+
+    def remaining(self) -> float:
+        """Return the seconds left, below 0 when overdue."""
+        return self._next - self._clock()
+
+    def done(self) -> None:
+        """Start the next interval."""
+        self._next = self._clock() + self.interval

@@ -1,0 +1,91 @@
+"""What this program asks of a hypervisor, and what it hears: the seam for libvirt and its fake.
+
+A `Link` is one connection: it lists, reads and hears. A `Hand` is another one, and pins. Every
+call may raise HypervisorAway; those that name a guest may raise any GuestError.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.cpuset import CpuSet
+
+
+class Topic(StrEnum):
+    """What a hypervisor's event is about."""
+
+    LIFECYCLE = "lifecycle"
+    TUNABLE = "tunable"
+    METADATA = "metadata"
+    JOB = "job"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestEvent:
+    """Look at this guest again; `tuned` are the tunables that changed, and their values."""
+
+    uuid: str
+    topic: Topic
+    at: float  # monotonic seconds
+    tuned: tuple[tuple[str, str], ...] = ()
+    started: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLost:
+    """The connection is gone; `why` is for the log."""
+
+    why: str
+
+
+class Hand(Protocol):
+    """A connection that pins; one call at a time."""
+
+    def pin_emulator(self, uuid: str, cpus: CpuSet) -> None:
+        """Give the emulator threads of a running guest `cpus`, live only."""
+
+    def pin_iothread(self, uuid: str, iothread: int, cpus: CpuSet) -> None:
+        """Give one iothread of a running guest `cpus`, live only."""
+
+    def close(self) -> None:
+        """End the connection; never raises."""
+
+
+class Link(Protocol):
+    """A connection that lists, reads and hears."""
+
+    def uuids(self) -> tuple[str, ...]:
+        """Return all defined guests, running or not."""
+
+    def active_ids(self) -> frozenset[int]:
+        """Return the ids of all running guests; cheap."""
+
+    def xml(self, uuid: str) -> str:
+        """Return the live definition of a running guest, the persistent one of a stopped one."""
+
+    def persistent_xml(self, uuid: str) -> str | None:
+        """Return the persistent definition, None if it has none."""
+
+    def is_persistent(self, uuid: str) -> bool:
+        """Tell whether it has a persistent definition."""
+
+    def occupied(self, uuid: str) -> bool:
+        """Tell whether a job is known to hold the guest now (it starts, migrates, is saved)."""
+
+    def close(self) -> None:
+        """Stop hearing and end the connection; never raises."""
+
+
+class Hypervisor(Protocol):
+    """Where links and hands come from."""
+
+    def link(self, hear: Callable[[GuestEvent | LinkLost], None]) -> Link:
+        """Connect and subscribe; HypervisorAway or NotPermitted if that fails."""
+
+    def hand(self) -> Hand:
+        """Connect for pinning."""
