@@ -1,0 +1,265 @@
+"""The state file: what was intended, for the next start of this program to begin from.
+
+It holds intent only (originals, homes, pools, damping clocks), never what can be read from the
+host, and is a hint: whatever is wrong with it, it is set aside and the memory is rebuilt. The
+clocks are monotonic seconds since boot, so a file of another boot is of no use, and the guests
+it speaks of are gone as well. It is replaced atomically; there is no fsync, because what would
+lose an unsynced file also ends every guest it speaks of.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from agent.cpuset import CellId, CpuSet
+from agent.domainxml import Pins
+from agent.errors import EmupoolError, Refused
+from agent.pool import NOTHING, CellMemory, GuestMemory, Memory, SetAside
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+VERSION: Final = 1
+_LONGEST: Final = 64 * 1024 * 1024
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class StateError(EmupoolError):
+    """The state file cannot be used or written; `str` says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a state file says, and the monotonic time at which it was written."""
+
+    memory: Memory
+    at: float
+
+
+NO_STATE: Final = Saved(NOTHING, 0.0)
+
+
+class Checkpoint:
+    """The state file at `path`."""
+
+    def __init__(self, path: Path, boot_id: str | None = None) -> None:
+        """Use `path`; `boot_id` is this boot's, read from the kernel when not given."""
+        self.path = path
+        self._boot_id = boot_id if boot_id is not None else read_boot_id()
+        self._written = ""
+
+    def load(self) -> Saved | None:
+        """Return what was saved in this boot, None if nothing; StateError if the file is unfit."""
+        text = _read(self.path)
+        if text is None:
+            return None
+        document = _document(text)
+        if document.get("boot_id") != self._boot_id:
+            raise StateError(f"{self.path} is of another boot")
+        return decode(document)
+
+    def set_aside(self) -> None:
+        """Move an unfit file out of the way, so that an operator can look at it."""
+        with suppress(OSError):
+            self.path.replace(self.path.with_name(self.path.name + ".unfit"))
+
+    def save(self, memory: Memory, now: float) -> None:
+        """Replace the file if `memory` is not what it holds; StateError if that fails."""
+        body = json.dumps(_encode(memory), separators=(",", ":"))
+        if body == self._written:
+            return
+        head = json.dumps({"version": VERSION, "boot_id": self._boot_id, "at": now})
+        try:
+            _replace(self.path, f"{head[:-1]},{body[1:]}\n")
+        except OSError as error:
+            raise StateError(f"{self.path}: {error.strerror}") from error
+        self._written = body
+
+
+class Lock:
+    """The lock beside the state file: one daemon, or one `release`, per host."""
+
+    def __init__(self, state: Path) -> None:
+        """Lock `state`.lock; nothing is opened yet."""
+        self.path = state.with_name(state.name + ".lock")
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        """Take the lock; Refused if another process has it or it cannot be made."""
+        try:
+            self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._descriptor = os.open(self.path, flags, 0o644)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = self._holder()
+            self._close()
+            text = f"{self.path}: another emupool{holder} holds the lock: stop it first"
+            raise Refused(text) from None
+        except OSError as error:
+            text = f"{self.path}: {error.strerror}: the lock needs a writable directory"
+            raise Refused(text) from error
+        os.ftruncate(self._descriptor, 0)
+        os.write(self._descriptor, f"{os.getpid()}\n".encode())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Give the lock back; the file stays, since removing it would race the next owner."""
+        self._close()
+
+    def _holder(self) -> str:
+        text = os.pread(self._descriptor, 20, 0).strip()
+        return f" (process {int(text)})" if text.isdigit() else ""
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def read_boot_id(path: Path = _BOOT_ID) -> str:
+    """Return the kernel's id of this boot, "" where it has none."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def load_file(path: Path) -> Saved:
+    """Return what any state file says, of whatever boot, for planning from files."""
+    text = _read(path)
+    if text is None:
+        raise StateError(f"{path}: no such file")
+    return decode(_document(text))
+
+
+def decode(document: dict[str, Any]) -> Saved:
+    """Return the memory that a document holds; StateError if it is not one of ours."""
+    try:
+        memory = Memory(
+            {CellId(int(cell)): _cell(value) for cell, value in document["cells"].items()},
+            {str(uuid): _guest(value) for uuid, value in document["guests"].items()},
+            tuple(_aside(value) for value in document["set_aside"]),
+        )
+        return Saved(memory, float(document["at"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StateError(f"the state file is damaged: {type(error).__name__} {error}") from error
+
+
+def _read(path: Path) -> str | None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StateError(f"{path}: {error.strerror}") from error
+    try:
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read(_LONGEST).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StateError(f"{path}: {error}") from error
+
+
+def _document(text: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise StateError(f"the state file is no JSON: {error}") from error
+    if not isinstance(document, dict) or document.get("version") != VERSION:
+        raise StateError(f"the state file is not of version {VERSION}")
+    return document
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        with os.fdopen(os.open(temporary, flags, 0o640), "w") as file:
+            file.write(text)
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _encode(memory: Memory) -> dict[str, Any]:
+    return {
+        "cells": {
+            str(cell): {
+                "cpus": str(kept.cpus),
+                "lingering": str(kept.lingering),
+                "oversize_since": kept.oversize_since,
+                "oversize_need": kept.oversize_need,
+                "smt_since": kept.smt_since,
+            }
+            for cell, kept in sorted(memory.cells.items())
+        },
+        "guests": {
+            uuid: {
+                "start": kept.start,
+                "emulator": _text(kept.original.emulator),
+                "iothreads": {str(n): _text(pin) for n, pin in kept.original.iothreads},
+                "natural": kept.natural,
+                "home": kept.home,
+                "placed": _text(kept.placed),
+                "room_since": kept.room_since,
+            }
+            for uuid, kept in sorted(memory.guests.items())
+        },
+        "set_aside": [[kept.cpu, kept.owner, kept.stopped_since] for kept in memory.set_aside],
+    }
+
+
+def _cell(value: dict[str, Any]) -> CellMemory:
+    return CellMemory(
+        CpuSet.parse(value["cpus"]),
+        CpuSet.parse(value["lingering"]),
+        _time(value["oversize_since"]),
+        int(value["oversize_need"]),
+        _time(value["smt_since"]),
+    )
+
+
+def _guest(value: dict[str, Any]) -> GuestMemory:
+    threads = sorted((int(n), _set(pin)) for n, pin in value["iothreads"].items())
+    return GuestMemory(
+        start=str(value["start"]),
+        original=Pins(_set(value["emulator"]), tuple(threads)),
+        natural=_cell_id(value["natural"]),
+        home=_cell_id(value["home"]),
+        placed=_set(value["placed"]),
+        room_since=_time(value["room_since"]),
+    )
+
+
+def _aside(value: list[Any]) -> SetAside:
+    cpu, owner, stopped_since = value
+    return SetAside(int(cpu), str(owner), _time(stopped_since))
+
+
+def _text(cpus: CpuSet | None) -> str | None:
+    return None if cpus is None else str(cpus)
+
+
+def _set(text: str | None) -> CpuSet | None:
+    return None if text is None else CpuSet.parse(text)
+
+
+def _cell_id(value: int | None) -> CellId | None:
+    return None if value is None else CellId(int(value))
+
+
+def _time(value: float | None) -> float | None:
+    return None if value is None else float(value)

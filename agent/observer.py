@@ -1,0 +1,358 @@
+"""Looking: hypervisor, kernel and sysfs into one frozen snapshot.
+
+A full look re-reads everything; a look at what events named re-reads those guests, the ids of
+the running ones (one call, whatever their number) and `online`. A definition whose text is the
+same as last time is not parsed again. Nothing is decided from a partial list: if the list, or
+the ids, cannot be had, the look fails as a whole.
+
+What is known of a guest belongs to one *start* of it: QEMU's process and when it began, or the
+domain id where no process can be found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from agent import domainxml
+from agent.domainxml import Pins
+from agent.errors import EmupoolError, GuestGone, HypervisorAway, unforeseen
+from agent.policy import resolve, shared_cpus
+from agent.snapshot import Guest
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from agent.cpuset import CpuSet
+    from agent.domainxml import Domain
+    from agent.policy import GuestSettings, Verdict
+    from agent.pool import GuestMemory, Memory
+    from agent.port import Link
+    from agent.snapshot import Kernel
+    from agent.threads import Place
+    from agent.topology import Host
+
+
+class Kernels(Protocol):
+    """Finds and reads a guest's threads; `agent.threads.Threads` does."""
+
+    def partition(self, path: str = "/machine") -> CpuSet | None:
+        """Return the effective cpuset of a partition."""
+
+    def locate(self, uuid: str, domain_id: int, partition: str | None = None) -> Place | None:
+        """Find a running guest."""
+
+    def read(self, place: Place) -> Kernel:
+        """Return what the kernel holds for it."""
+
+
+class Discovered(Protocol):
+    """A host, and what of it could not be understood."""
+
+    @property
+    def host(self) -> Host:
+        """The host."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """One line each."""
+
+
+class Hosts(Protocol):
+    """Reads the host; `agent.sysfs.Sysfs` does."""
+
+    def discover(self) -> Discovered:
+        """Return the host as it is now."""
+
+    def online(self) -> CpuSet:
+        """Return the pCPUs on line now; cheap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was last read of one guest."""
+
+    text: str
+    domain: Domain
+    start: str
+    original: Pins
+    told: bool  # the persistent definition says the same as `original`
+    place: Place | None = None
+    occupied: bool = False
+    kernel: Kernel | None = None
+
+    @property
+    def age(self) -> int:
+        """QEMU's start in clock ticks since boot, else the domain id."""
+        return self.place.started if self.place else self.domain.id or 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One look: the host, libvirt's partition, all guests, and what could not be read."""
+
+    host: Host
+    partition: CpuSet | None
+    guests: tuple[Guest, ...]
+    failures: tuple[tuple[str, EmupoolError], ...] = ()
+    untold: frozenset[str] = frozenset()  # whose original only this program knows
+    problems: tuple[str, ...] = ()  # of sysfs
+
+
+class Observer:
+    """Keeps what was last read, so that little has to be read again."""
+
+    def __init__(self, hosts: Hosts, kernels: Kernels) -> None:
+        """Look at `hosts` and `kernels`."""
+        self._hosts = hosts
+        self._kernels = kernels
+        self._host: Host | None = None
+        self._seen: dict[str, Seen] = {}
+        self._verdicts: dict[str, Verdict] = {}
+        self._failures: list[tuple[str, EmupoolError]] = []
+        self._problems: tuple[str, ...] = ()
+        self._fresh: frozenset[str] = frozenset()
+
+    def forget(self) -> None:
+        """Trust nothing that was read before: the connection is a new one."""
+        self._seen, self._verdicts = {}, {}
+
+    def look(
+        self,
+        link: Link,
+        settings: GuestSettings,
+        memory: Memory,
+        named: Collection[str] | None,
+        busy: Collection[str] = (),
+        fresh: Collection[str] = (),
+    ) -> Snapshot:
+        """Look at everything, or at what `named` names.
+
+        `busy` guests are known to be held; the starts of `fresh` ones were announced just now.
+        """
+        self._failures = []
+        self._fresh = frozenset(fresh)
+        host = self._look_at_host(full=named is None)
+        if named is None:
+            self._look_at_all(link, memory)
+        else:
+            self._look_at_named(link, memory, named)
+        self._resolve(settings)
+        for uuid in tuple(self._seen if named is None else self._seen.keys() & set(named)):
+            self._look_at_kernel(uuid, settings, memory)
+        untold = frozenset(uuid for uuid, seen in self._seen.items() if not seen.told)
+        return Snapshot(
+            host,
+            self._kernels.partition(),
+            self.guests(busy),
+            tuple(self._failures),
+            untold,
+            self._problems,
+        )
+
+    def guests(self, busy: Collection[str] = ()) -> tuple[Guest, ...]:
+        """Return all guests as last read, or as last pinned."""
+        return tuple(
+            _guest(seen, self._verdicts[uuid], uuid in busy) for uuid, seen in self._seen.items()
+        )
+
+    def place(self, uuid: str) -> Place | None:
+        """Return where a guest's threads are."""
+        seen = self._seen.get(uuid)
+        return seen.place if seen else None
+
+    def live(self, uuid: str) -> Domain | None:
+        """Return a guest's definition as last read, or as last pinned."""
+        seen = self._seen.get(uuid)
+        return seen.domain if seen else None
+
+    def pinned(self, uuid: str, iothread: int | None, cpus: CpuSet, kernel: Kernel | None) -> None:
+        """Take in that a pin succeeded, so that the next look finds nothing new in it."""
+        seen = self._seen.get(uuid)
+        if seen is None:
+            return
+        if iothread is None:
+            domain = replace(seen.domain, emulator=cpus)
+        else:
+            threads = tuple(
+                replace(thread, cpus=cpus) if thread.id == iothread else thread
+                for thread in seen.domain.iothreads
+            )
+            domain = replace(seen.domain, iothreads=threads)
+        self._seen[uuid] = replace(seen, domain=domain, kernel=kernel or seen.kernel, text="")
+
+    # the host
+
+    def _look_at_host(self, *, full: bool) -> Host:
+        if self._host is None or full or self._hosts.online() != self._host.online:
+            found = self._hosts.discover()
+            self._host, self._problems = found.host, found.problems
+        return self._host
+
+    # the guests
+
+    def _look_at_all(self, link: Link, memory: Memory) -> None:
+        listed = link.uuids()
+        self._seen = {uuid: self._seen[uuid] for uuid in listed if uuid in self._seen}
+        for uuid in listed:
+            self._look_at(link, memory, uuid)
+
+    def _look_at_named(self, link: Link, memory: Memory, named: Iterable[str]) -> None:
+        ids = link.active_ids()
+        for uuid in named:
+            self._look_at(link, memory, uuid)
+        if {seen.domain.id for seen in self._seen.values()} - {None} == ids:
+            return
+        # Something happened of which no event told us, or not yet.
+        listed = link.uuids()
+        known = {uuid: seen for uuid, seen in self._seen.items() if uuid in listed}
+        odd = [u for u in listed if u not in known or known[u].domain.id not in ids]
+        self._seen = known
+        for uuid in odd:
+            self._look_at(link, memory, uuid)
+
+    def _look_at(self, link: Link, memory: Memory, uuid: str) -> None:
+        try:
+            self._seen[uuid] = self._read(link, memory, uuid)
+        except GuestGone:
+            self._seen.pop(uuid, None)
+        except HypervisorAway:
+            raise
+        except EmupoolError as error:
+            # What was known of it stays: its claims must not vanish from the plan.
+            self._failures.append((uuid, error))
+        except Exception as error:  # noqa: BLE001 - one guest's surprise must not end the cycle
+            self._failures.append((uuid, unforeseen(error)))
+
+    def _read(self, link: Link, memory: Memory, uuid: str) -> Seen:
+        before = self._seen.get(uuid)
+        text = link.xml(uuid)
+        if before is not None and before.text == text and not before.occupied:
+            return before
+        domain = domainxml.parse(text)
+        self._verdicts.pop(uuid, None)
+        if domain.id is None:
+            return Seen(text, domain, start="", original=domain.pins, told=True)
+        if before is not None and before.domain.id == domain.id and not before.occupied:
+            return replace(before, text=text, domain=domain)
+        return self._first(link, memory, text, domain)
+
+    def _first(self, link: Link, memory: Memory, text: str, domain: Domain) -> Seen:
+        """Read a guest for the first time in this start."""
+        place = self._locate(domain)
+        start = f"{place.pid}-{place.started}" if place else f"id-{domain.id}"
+        recorded = memory.guests.get(domain.uuid)
+        booted = domain.uuid in self._fresh and place is not None and not place.arrived
+        recorded = recorded if recorded is not None and recorded.start == start else None
+        if recorded is not None and recorded.placed is not None:
+            original, told = recorded.original, True
+        elif booted:  # nobody has pinned it yet: it has what it was started with
+            original, told = domain.pins, link.is_persistent(domain.uuid)
+        else:
+            original, told = _original(link, domain, place, recorded)
+        occupied = not booted and link.occupied(domain.uuid)
+        return Seen(text, domain, start, original, told=told, place=place, occupied=occupied)
+
+    def _locate(self, domain: Domain) -> Place | None:
+        if domain.id is None:
+            return None
+        try:
+            return self._kernels.locate(domain.uuid, domain.id, domain.partition)
+        except EmupoolError as error:
+            self._failures.append((domain.uuid, error))
+        except OSError as error:
+            self._failures.append((domain.uuid, unforeseen(error)))
+        return None
+
+    def _look_at_kernel(self, uuid: str, settings: GuestSettings, memory: Memory) -> None:
+        """Read the threads of a guest that is ours, or was."""
+        seen = self._seen[uuid]
+        ours = self._verdicts[uuid].policy in settings.manage
+        if seen.place is None or not (ours or uuid in memory.guests):
+            return
+        try:
+            self._seen[uuid] = replace(seen, kernel=self._kernels.read(seen.place))
+        except GuestGone:
+            self._seen[uuid] = replace(seen, kernel=None, text="")
+        except EmupoolError as error:
+            self._failures.append((uuid, error))
+
+    def _resolve(self, settings: GuestSettings) -> None:
+        """Give each guest its policy; the same question has the same answer."""
+        shared = shared_cpus(seen.original.emulator for seen in self._seen.values())
+        known, self._verdicts = self._verdicts, {}
+        for uuid, seen in self._seen.items():
+            verdict = known.get(uuid)
+            if verdict is None or _exclusive(seen.original, shared) != verdict.exclusive:
+                verdict = resolve(settings, seen.domain, seen.original.emulator, shared)
+            self._verdicts[uuid] = verdict
+
+    def reconsider(self) -> None:
+        """Ask for each guest's policy anew: the settings changed."""
+        self._verdicts = {}
+
+
+def from_documents(
+    documents: Mapping[str, str], settings: GuestSettings, memory: Memory
+) -> tuple[tuple[Guest, ...], tuple[tuple[str, EmupoolError], ...]]:
+    """Return the guests that domain documents (by file name) describe, and what is no domain.
+
+    A running guest's own definition is its original unless `memory` recorded one; its age is its
+    domain id.
+    """
+    domains: list[Domain] = []
+    failures: list[tuple[str, EmupoolError]] = []
+    for name, text in sorted(documents.items()):
+        try:
+            domains.append(domainxml.parse(text))
+        except EmupoolError as error:
+            failures.append((name, error))
+    originals = {d.uuid: _recorded(d, memory) or d.pins for d in domains}
+    shared = shared_cpus(original.emulator for original in originals.values())
+    guests = []
+    for domain in domains:
+        original = originals[domain.uuid]
+        verdict = resolve(settings, domain, original.emulator, shared)
+        known = memory.guests.get(domain.uuid)
+        start = known.start if known is not None and domain.id is not None else f"id-{domain.id}"
+        guests.append(Guest(domain, original, verdict, age=domain.id or 0, start=start))
+    return tuple(guests), tuple(failures)
+
+
+def _recorded(domain: Domain, memory: Memory) -> Pins | None:
+    known = memory.guests.get(domain.uuid)
+    return known.original if known is not None and domain.id is not None else None
+
+
+def _original(
+    link: Link, domain: Domain, place: Place | None, recorded: GuestMemory | None
+) -> tuple[Pins, bool]:
+    """Return what the guest was started with, and whether its definition or the memory tells it.
+
+    The definition wins as long as we never pinned: with an incoming guest it arrives at the end.
+    """
+    persistent = link.persistent_xml(domain.uuid)
+    if persistent is not None:
+        return domainxml.parse(persistent).pins, True
+    if recorded is not None:
+        return recorded.original, True
+    if place is not None and place.arrived:
+        return Pins(None), False  # its live pin was made for another host, or by an earlier self
+    return domain.pins, False
+
+
+def _exclusive(original: Pins, shared: CpuSet) -> bool:
+    pin = original.emulator
+    return pin is not None and pin.only() is not None and pin.isdisjoint(shared)
+
+
+def _guest(seen: Seen, verdict: Verdict, busy: bool) -> Guest:  # noqa: FBT001 - a field's value
+    return Guest(
+        domain=seen.domain,
+        original=seen.original,
+        verdict=verdict,
+        age=seen.age,
+        start=seen.start,
+        busy=seen.occupied or busy,
+        kernel=seen.kernel,
+    )

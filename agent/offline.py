@@ -1,0 +1,129 @@
+"""A cycle's decision without a cycle: from files, or from one look at libvirt.
+
+Nothing is pinned, no state is written. From files neither libvirt nor this host is needed: a
+sysfs tree, a directory of domain XML (one without an id is a stopped guest) and, if there is
+one, a state file with the present pools.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from agent import planner, transition
+from agent.candidates import Warned
+from agent.checkpoint import NO_STATE, load_file
+from agent.errors import Refused
+from agent.observer import Observer, from_documents
+from agent.transition import Present
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+    from pathlib import Path
+
+    from agent.checkpoint import Saved
+    from agent.cpuset import CpuSet
+    from agent.errors import EmupoolError
+    from agent.planner import Plan
+    from agent.pool import PoolSettings
+    from agent.port import Link
+    from agent.rebalancer import Settings
+    from agent.snapshot import Guest
+    from agent.sysfs import Sysfs
+    from agent.threads import Threads
+    from agent.topology import Host
+    from agent.transition import Step
+
+_LONGEST: Final = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What a cycle would do, and what it would do it from."""
+
+    host: Host
+    guests: tuple[Guest, ...]
+    plan: Plan
+    steps: tuple[Step, ...]
+
+
+def with_ratio(pool: PoolSettings, ratio: Fraction) -> PoolSettings:
+    """Return `pool` with `ratio` in every cell."""
+    cells = {
+        cell: replace(own, emulator_overcommit_ratio=ratio) for cell, own in pool.cells.items()
+    }
+    default = replace(pool.default, emulator_overcommit_ratio=ratio)
+    return replace(pool, default=default, cells=cells)
+
+
+def from_files(
+    sysfs: Sysfs, domains: Path, state: Path | None, settings: Settings, *, damped: bool
+) -> Decided:
+    """Decide from files; Refused, SysfsError or StateError if they cannot be read."""
+    saved = NO_STATE if state is None else load_file(state)
+    guests, failures = from_documents(_documents(domains), settings.guests, saved.memory)
+    host = sysfs.discover().host
+    decided = _decide(host, guests, settings, saved, damped=damped, partition=None)
+    return _with_failures(decided, failures)
+
+
+def from_libvirt(
+    sysfs: Sysfs, threads: Threads, link: Link, settings: Settings, saved: Saved, *, damped: bool
+) -> Decided:
+    """Decide from one full look; `saved` is what the daemon's state file says."""
+    snapshot = Observer(sysfs, threads).look(link, settings.guests, saved.memory, None)
+    decided = _decide(
+        snapshot.host,
+        snapshot.guests,
+        settings,
+        saved,
+        damped=damped,
+        partition=snapshot.partition,
+    )
+    return _with_failures(decided, snapshot.failures)
+
+
+def _decide(
+    host: Host,
+    guests: tuple[Guest, ...],
+    settings: Settings,
+    saved: Saved,
+    *,
+    damped: bool,
+    partition: CpuSet | None,
+) -> Decided:
+    question = planner.Question(
+        host=host,
+        settings=settings.pool,
+        manage=settings.guests.manage,
+        guests=guests,
+        memory=saved.memory,
+        now=saved.at,
+        partition=partition,
+        damped=damped,
+    )
+    plan = planner.plan(question)
+    present = Present(host.online, saved.memory.guests, settings.pool.iothreads)
+    return Decided(host, guests, plan, transition.diff(plan, guests, present))
+
+
+def _with_failures(decided: Decided, failures: tuple[tuple[str, EmupoolError], ...]) -> Decided:
+    """Add what could not be read to the plan's warnings."""
+    warned = tuple(Warned(guest, "definition", str(error)) for guest, error in failures)
+    plan = replace(decided.plan, warnings=decided.plan.warnings + warned)
+    return replace(decided, plan=plan)
+
+
+def _documents(folder: Path) -> dict[str, str]:
+    """Return the text of each `*.xml` in `folder`, by file name."""
+    try:
+        files = sorted(path for path in folder.iterdir() if path.suffix == ".xml")
+        return {path.name: _text(path) for path in files if path.is_file()}
+    except OSError as error:
+        text = f"{error.filename or folder}: {error.strerror}: --domains wants a directory of *.xml"
+        raise Refused(text) from error
+
+
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(_LONGEST).decode("utf-8", "replace")

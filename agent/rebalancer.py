@@ -1,0 +1,320 @@
+"""The cycle: look, plan, compare, act, read back, remember.
+
+Level-triggered: an event only says which guests to look at again. What a cycle remembers is
+intent (pools, homes, originals) and what it gave up on for a while (busy and failing guests,
+stuck threads); all else is read anew. Killed at any point, the next start derives the rest.
+
+A guest's original pins are safe before it is first pinned: the persistent definition tells them,
+or the state file does before the pin is sent.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from agent import pinner, planner, transition
+from agent.checkpoint import StateError
+from agent.cpuset import CpuSet
+from agent.cycle import Cause, CycleResult, misfits, remember, undone
+from agent.errors import GuestBusy, GuestGone
+from agent.policy import GuestSettings
+from agent.pool import NOTHING, Memory, PoolSettings
+from agent.transition import Kind, Present, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+    from agent.checkpoint import Checkpoint
+    from agent.observer import Observer, Snapshot
+    from agent.pinner import Outcome, Pinner
+    from agent.planner import Plan
+    from agent.port import Link
+    from agent.snapshot import Guest
+    from agent.topology import Host
+    from agent.transition import Step
+
+BACK_OFF: Final = (5.0, 10.0, 30.0)
+"""Seconds until a busy or failing guest is tried again, if no event says so before."""
+PATIENCE_AT_END: Final = 5.0
+"""Seconds that a clean stop or a release waits for calls under way."""
+_GAP: Final = 1.0
+"""Seconds by which a busy guest lets another one go first."""
+
+
+_PARTIAL: Final = frozenset({Cause.EVENT, Cause.DEADLINE})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a cycle follows."""
+
+    pool: PoolSettings = field(default_factory=PoolSettings)
+    guests: GuestSettings = field(default_factory=GuestSettings)
+    dry_run: bool = False
+
+
+@dataclass(slots=True)
+class _Retry:
+    """A guest that is not tried before `due`."""
+
+    due: float
+    busy: bool
+    attempts: int = 1
+
+
+class Rebalancer:
+    """Owns the memory; one thread calls it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        observer: Observer,
+        pins: Pinner,
+        checkpoint: Checkpoint | None,
+        memory: Memory = NOTHING,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin from `memory`; without a checkpoint nothing outlives this process."""
+        self.settings = settings
+        self._observer = observer
+        self._pins = pins
+        self._checkpoint = checkpoint
+        self._memory = memory
+        self._clock = clock
+        self._retries: dict[str, _Retry] = {}
+        self._turn = ""
+        self._stuck: dict[str, frozenset[int]] = {}
+        self._deadline: float | None = None
+        self._state_error: str | None = None
+
+    @property
+    def deadline(self) -> float | None:
+        """When time alone calls for a cycle, in the clock's seconds."""
+        times = [retry.due for retry in self._retries.values()]
+        if self._deadline is not None:
+            times.append(self._deadline)
+        first = min(times, default=math.inf)
+        return None if first == math.inf else first
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Follow other settings from the next cycle on."""
+        self.settings = settings
+        self._observer.reconsider()
+
+    def reconnected(self) -> None:
+        """Trust nothing that was read over an earlier connection."""
+        self._observer.forget()
+        self._retries.clear()
+
+    def expected(self, uuid: str, tuned: Iterable[tuple[str, str]]) -> bool:
+        """Tell whether tunables that an event reports are what is known already."""
+        domain = self._observer.live(uuid)
+        if domain is None or not (reported := tuple(tuned)):
+            return False
+        known = {"cputune.emulatorpin": domain.emulator}
+        known |= {f"cputune.iothreadpin{t.id}": t.cpus for t in domain.iothreads}
+        return all(name in known and _same(known[name], value) for name, value in reported)
+
+    def cycle(
+        self,
+        link: Link,
+        cause: Cause,
+        named: Collection[str] = (),
+        freed: Collection[str] = (),
+        fresh: Collection[str] = (),
+    ) -> CycleResult:
+        """Look, plan and act once.
+
+        `named` are the guests to look at in an event cycle; of these `freed` have a job that may
+        XX HypervisorAway if libvirt cannot be asked: then nothing was done.
+        """
+        started = self._clock()
+        late = self._pins.collect()
+        self._absorb(late, started)
+        for uuid in freed:
+            self._retries.pop(uuid, None)
+        looked = None if cause not in _PARTIAL else {*named, *(o.step.uuid for o in late)}
+        self._take_turns(started)
+        snapshot = self._observer.look(
+            link, self.settings.guests, self._memory, looked, self._held(started), fresh
+        )
+        plan = planner.plan(self._question(snapshot, started, damped=cause is not Cause.RELOAD))
+        self._deadline = plan.deadline
+        self._prune_stuck(plan, snapshot.guests)
+        steps = transition.diff(plan, snapshot.guests, self._present(snapshot.host))
+        outcomes = late
+        if not self.settings.dry_run:
+            outcomes = late + self._act(plan, snapshot, steps, cause)
+        return CycleResult(
+            cause=cause,
+            seconds=self._clock() - started,
+            host=snapshot.host,
+            plan=plan,
+            guests=self._observer.guests(self._held(self._clock())),
+            steps=steps,
+            outcomes=tuple(outcomes),
+            memory=self._memory,
+            stuck=dict(self._stuck),
+            failures=snapshot.failures,
+            problems=snapshot.problems,
+            state_error=self._state_error,
+            dry_run=self.settings.dry_run,
+        )
+
+    def release(self, link: Link) -> CycleResult:
+        """Give every guest that is or was ours its original pins back."""
+        started = self._clock()
+        snapshot = self._observer.look(link, self.settings.guests, self._memory, None)
+        plan = planner.plan(self._question(snapshot, started, damped=True))
+        ours = [g for g in snapshot.guests if self._is_ours(g)]
+        steps = transition.releases(ours, self._present(snapshot.host))
+        applied = self._pins.apply(pinner.jobs(steps, self._observer.place))
+        outcomes = list(applied.outcomes) + self._pins.drain(PATIENCE_AT_END)
+        self._absorb(outcomes, self._clock())
+        failed = {o.step.uuid for o in outcomes if o.error} | self._pins.under_way()
+        kept = {u: m for u, m in self._memory.guests.items() if u in failed}
+        self._memory = replace(self._memory, cells={}, guests=kept)
+        self._save(self._clock())
+        return CycleResult(
+            cause=Cause.RECONCILE,
+            seconds=self._clock() - started,
+            host=snapshot.host,
+            plan=plan,
+            guests=self._observer.guests(),
+            steps=steps,
+            outcomes=tuple(outcomes),
+            memory=self._memory,
+            stuck=dict(self._stuck),
+            failures=snapshot.failures,
+        )
+
+    # decide
+
+    def _question(self, snapshot: Snapshot, now: float, *, damped: bool) -> planner.Question:
+        return planner.Question(
+            host=snapshot.host,
+            settings=self.settings.pool,
+            manage=self.settings.guests.manage,
+            guests=snapshot.guests,
+            memory=self._memory,
+            now=now,
+            partition=snapshot.partition,
+            damped=damped,
+        )
+
+    def _present(self, host: Host) -> Present:
+        return Present(host.online, self._memory.guests, self.settings.pool.iothreads, self._stuck)
+
+    def _is_ours(self, guest: Guest) -> bool:
+        managed = guest.verdict.policy in self.settings.guests.manage
+        return managed or guest.uuid in self._memory.guests
+
+    def _take_turns(self, now: float) -> None:
+        """Let what is due be tried: failing guests all, busy ones one at a time.
+
+        The one whose turn it is gets its next date now; success or failure will say better.
+        """
+        due = sorted((r.due, uuid) for uuid, r in self._retries.items() if r.due <= now)
+        waits = bool(self._pins.under_way() & self._retries.keys())
+        self._turn = ""
+        for _, uuid in due:
+            retry = self._retries[uuid]
+            if not retry.busy:
+                retry.due = math.inf
+            elif waits:
+                retry.due = now + _GAP
+            else:
+                self._turn, waits = uuid, True
+                retry.due = now + BACK_OFF[-1]
+
+    def _held(self, now: float) -> set[str]:
+        """Return the guests that are known to be busy and not to be tried now."""
+        waiting = {u for u, r in self._retries.items() if r.busy and r.due > now}
+        return waiting - {self._turn} | self._pins.under_way()
+
+    # act
+
+    def _act(
+        self, plan: Plan, snapshot: Snapshot, steps: tuple[Step, ...], cause: Cause
+    ) -> list[Outcome]:
+        before = self._memory
+        self._memory = plan.memory
+        first = {step.uuid for step in steps if step.reason is Reason.ARRIVE}
+        if first & snapshot.untold:
+            self._save(self._clock())  # the original would die with us
+        now = self._clock()
+        ready = [s for s in steps if cause not in _PARTIAL or not self._backs_off(s.uuid, now)]
+        applied = self._pins.apply(pinner.jobs(ready, self._observer.place))
+        now = self._clock()
+        self._absorb(applied.outcomes, now)
+        for uuid in applied.deferred:
+            self._fail(uuid, now, busy=False)
+        left = undone(steps, applied.outcomes)
+        self._memory = remember(self._memory, plan, before, snapshot.guests, left)
+        active = {guest.uuid for guest in snapshot.guests if guest.active}
+        self._retries = {u: r for u, r in self._retries.items() if u in active}
+        self._save(now)
+        return list(applied.outcomes)
+
+    def _backs_off(self, uuid: str, now: float) -> bool:
+        retry = self._retries.get(uuid)
+        return retry is not None and not retry.busy and now < retry.due < math.inf
+
+    def _absorb(self, outcomes: Iterable[Outcome], now: float) -> None:
+        """Take in what became of steps."""
+        for outcome in outcomes:
+            uuid = outcome.step.uuid
+            if outcome.error is None:
+                self._retries.pop(uuid, None)
+                self._follow(outcome)
+            elif not isinstance(outcome.error, GuestGone):
+                self._fail(uuid, now, busy=isinstance(outcome.error, GuestBusy))
+
+    def _follow(self, outcome: Outcome) -> None:
+        step, settled = outcome.step, outcome.settled
+        kernel = settled.kernel if settled else None
+        self._observer.pinned(step.uuid, step.iothread, step.to, kernel)
+        if settled is not None:
+            self._stuck[step.uuid] = self._stuck.get(step.uuid, frozenset()) | set(settled.stuck)
+        memory = self._memory.guests.get(step.uuid)
+        if memory is not None and step.kind is Kind.EMULATOR:
+            placed = None if step.reason is Reason.RELEASE else step.to
+            guests = {**self._memory.guests, step.uuid: replace(memory, placed=placed)}
+            self._memory = replace(self._memory, guests=guests)
+
+    def _fail(self, uuid: str, now: float, *, busy: bool) -> None:
+        before = self._retries.get(uuid)
+        attempts = before.attempts + 1 if before else 1
+        delay = BACK_OFF[min(attempts, len(BACK_OFF)) - 1]
+        self._retries[uuid] = _Retry(now + delay, busy, attempts)
+
+    def _prune_stuck(self, plan: Plan, guests: Iterable[Guest]) -> None:
+        """Forget threads that follow now, or ended: should they drift later, that is news."""
+        targets = {guest.uuid: guest.emulator_pcpus for guest in plan.guests}
+        stuck = {}
+        for guest in guests:
+            known = self._stuck.get(guest.uuid)
+            if known and guest.kernel is not None:
+                still = known & misfits(guest, targets.get(guest.uuid))
+                if still:
+                    stuck[guest.uuid] = still
+        self._stuck = stuck
+
+    def _save(self, now: float) -> None:
+        if self._checkpoint is None:
+            return
+        try:
+            self._checkpoint.save(self._memory, now)
+            self._state_error = None
+        except StateError as error:
+            self._state_error = str(error)
+
+
+def _same(cpus: CpuSet | None, text: str) -> bool:
+    try:
+        return cpus == CpuSet.parse(text)
+    except ValueError:
+        return False

@@ -1,0 +1,439 @@
+"""Looking: what is read again and what is not, whose original is what, and what cannot be read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agent.cpuset import CpuSet
+from agent.domainxml import Pins
+from agent.errors import GuestFailed, GuestGone, HypervisorAway, NotPermitted, SysfsError
+from agent.observer import Observer, from_documents
+from agent.policy import GuestSettings, Policy, Rule, Source
+from agent.pool import NOTHING, GuestMemory, Memory
+from tests.fake import Call, Fake
+from tests.guests import guest_xml
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from agent.observer import Snapshot
+    from agent.snapshot import Guest
+
+ONE, TWO, THREE = CpuSet.of(1), CpuSet.of(2), CpuSet.of(3)
+ISOLATED = {"metadata_policy": "isolate", "emulatorpin": "1"}
+
+
+class Bench:
+    """An observer over a fake."""
+
+    def __init__(self) -> None:
+        self.fake = Fake()
+        self.link = self.fake.link(lambda _: None)
+        self.observer = Observer(self.fake, self.fake)
+        self.memory = NOTHING
+        self.settings = GuestSettings()
+
+    def look(
+        self,
+        *named: str,
+        busy: Collection[str] = (),
+        fresh: Collection[str] = (),
+    ) -> Snapshot:
+        """Look at everything, or at `named`."""
+        self.fake.log.clear()
+        return self.observer.look(self.link, self.settings, self.memory, named or None, busy, fresh)
+
+    def see(self, uuid: str, *named: str, fresh: Collection[str] = ()) -> Guest:
+        """Look, and return one guest."""
+        return find(self.look(*named, fresh=fresh), uuid)
+
+    def record(self, uuid: str, original: Pins, *, placed: CpuSet | None = None) -> None:
+        """Have the memory of an earlier look at this start of the guest."""
+        known = GuestMemory(self.see(uuid).start, original, placed=placed)
+        self.memory = Memory({}, {uuid: known})
+        self.observer.forget()
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def find(snapshot: Snapshot, uuid: str) -> Guest:
+    return next(guest for guest in snapshot.guests if guest.uuid == uuid)
+
+
+def uuids(snapshot: Snapshot) -> set[str]:
+    return {guest.uuid for guest in snapshot.guests}
+
+
+# --- what is read, and how often -----------------------------------------------------------------
+
+
+def test_a_full_look_tells_all_guests_and_reads_the_threads_of_ours(bench: Bench) -> None:
+    stopped = bench.fake.define("stopped", **ISOLATED)
+    ours = bench.fake.start(bench.fake.define("ours", **ISOLATED))
+    other = bench.fake.create("other", emulatorpin="0-3")
+    snapshot = bench.look()
+    assert uuids(snapshot) == {stopped, ours, other}
+    assert (snapshot.partition, snapshot.failures) == (bench.fake.present, ())
+    assert [find(snapshot, u).active for u in (stopped, ours, other)] == [False, True, True]
+    assert [find(snapshot, u).start != "" for u in (stopped, ours, other)] == [False, True, True]
+    kernel = find(snapshot, ours).kernel
+    assert kernel is not None
+    assert kernel.cpus == ONE
+    assert find(snapshot, other).kernel is None
+    assert snapshot.untold == {other}
+    assert bench.fake.count("read") == 1
+    verdict = find(snapshot, ours).verdict
+    assert (verdict.policy, verdict.source) == (Policy.ISOLATE, Source.METADATA)
+
+
+def test_a_partial_look_costs_one_small_call_and_one_per_named_guest(bench: Bench) -> None:
+    everyone = [bench.fake.start(bench.fake.define(f"g{n}", **ISOLATED)) for n in range(5)]
+    bench.look()
+    snapshot = bench.look(everyone[0], everyone[1])
+    assert uuids(snapshot) == set(everyone)
+    names = sorted(call.name for call in bench.fake.log)
+    assert names == ["active_ids", "partition", "read", "read", "xml", "xml"]
+
+
+def test_a_definition_that_says_the_same_is_not_parsed_again(bench: Bench) -> None:
+    uuid = bench.fake.create("a", **ISOLATED)
+    domain = bench.see(uuid).domain
+    assert bench.see(uuid).domain is domain
+    bench.fake.pin(uuid, TWO)
+    assert bench.see(uuid).domain.emulator == TWO
+
+
+def test_after_forget_and_reconsider_the_same_guests_are_found(bench: Bench) -> None:
+    uuid = bench.fake.start(bench.fake.define("a", emulatorpin="1"))
+    assert bench.see(uuid).verdict.policy is Policy.IGNORE
+    bench.settings = GuestSettings(rules=(Rule(Policy.ISOLATE, name="a"),))
+    assert bench.see(uuid).verdict.policy is Policy.IGNORE
+    bench.observer.reconsider()
+    assert bench.see(uuid).verdict.policy is Policy.ISOLATE
+    bench.observer.forget()
+    assert bench.see(uuid).verdict.policy is Policy.ISOLATE
+    assert bench.fake.count("persistent_xml") == 1
+
+
+def test_the_host_is_discovered_anew_by_full_looks_and_when_online_changed(bench: Bench) -> None:
+    uuid = bench.fake.create("a")
+    assert bench.look(uuid).host.online == bench.fake.present
+    assert bench.fake.count("discover") == 1
+    bench.look(uuid)
+    assert bench.fake.count("discover") == 0
+    bench.fake.unplug(ONE)
+    assert bench.look(uuid).host.online == bench.fake.present - ONE
+    assert bench.fake.count("discover") == 1
+    bench.look()
+    assert bench.fake.count("discover") == 1
+
+
+# --- guests come and go --------------------------------------------------------------------------
+
+
+def test_a_start_of_which_no_event_told_is_found_by_a_partial_look(bench: Bench) -> None:
+    known = bench.fake.create("known")
+    bench.look()
+    missed = bench.fake.create("missed", **ISOLATED)
+    snapshot = bench.look(known)
+    assert uuids(snapshot) == {known, missed}
+    assert find(snapshot, missed).active
+
+
+def test_a_stop_of_which_no_event_told_is_found_by_a_partial_look(bench: Bench) -> None:
+    known, transient = bench.fake.create("known"), bench.fake.create("transient")
+    defined = bench.fake.start(bench.fake.define("defined", emulatorpin="1"))
+    bench.look()
+    bench.fake.pin(defined, TWO)
+    bench.fake.destroy(transient)
+    bench.fake.destroy(defined)
+    snapshot = bench.look(known)
+    assert uuids(snapshot) == {known, defined}
+    guest = find(snapshot, defined)
+    assert (guest.active, guest.start, guest.domain.emulator) == (False, "", ONE)
+
+
+def test_a_named_guest_that_is_gone_is_dropped(bench: Bench) -> None:
+    uuid = bench.fake.create("a")
+    bench.look()
+    bench.fake.destroy(uuid)
+    assert uuids(bench.look(uuid)) == set()
+
+
+def test_a_restart_under_the_same_uuid_is_another_start(bench: Bench) -> None:
+    uuid = bench.fake.start(bench.fake.define("a", **ISOLATED))
+    first = bench.see(uuid)
+    bench.record(uuid, first.original, placed=TWO)
+    bench.fake.destroy(uuid)
+    bench.fake.define("a", **{**ISOLATED, "emulatorpin": "3"})
+    bench.fake.start(uuid)
+    second = bench.see(uuid, uuid)
+    assert second.start != first.start
+    assert second.age > first.age
+    assert (second.original.emulator, second.domain.emulator) == (THREE, THREE)
+
+
+def test_an_incoming_guest_is_busy_until_a_look_finds_that_it_has_arrived(bench: Bench) -> None:
+    uuid = bench.fake.migrate_in("a", **ISOLATED)
+    assert bench.see(uuid).busy
+    assert bench.see(uuid, uuid).busy
+    bench.fake.finish(uuid)
+    assert not bench.see(uuid, uuid).busy
+    bench.look(uuid)
+    assert bench.fake.count("occupied") == 0
+
+
+def test_guests_known_to_be_held_are_busy(bench: Bench) -> None:
+    held, other = bench.fake.create("held"), bench.fake.create("other")
+    snapshot = bench.look(busy={held})
+    assert find(snapshot, held).busy
+    assert not find(snapshot, other).busy
+
+
+# --- whose original is what ----------------------------------------------------------------------
+
+
+def test_the_persistent_definition_tells_the_original_whatever_the_live_pin(bench: Bench) -> None:
+    uuid = bench.fake.start(bench.fake.define("a", **ISOLATED, iothreads=1, iothreadpins={1: "1"}))
+    bench.fake.pin(uuid, TWO)
+    guest = bench.see(uuid)
+    assert guest.original == Pins(ONE, ((1, ONE),))
+    assert guest.domain.emulator == TWO
+    assert uuid not in bench.look().untold
+
+
+def test_the_live_definition_tells_the_original_of_a_transient_guest(bench: Bench) -> None:
+    uuid = bench.fake.create("a", **ISOLATED)
+    assert bench.see(uuid).original == Pins(ONE)
+    assert uuid in bench.look().untold
+
+
+def test_a_later_look_does_not_take_a_pin_for_an_original(bench: Bench) -> None:
+    uuid = bench.fake.create("a", **ISOLATED)
+    bench.look()
+    bench.fake.pin(uuid, TWO)
+    assert bench.see(uuid).original == Pins(ONE)
+    assert bench.see(uuid, uuid).original == Pins(ONE)
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_what_was_recorded_of_a_start_is_its_original(bench: Bench, *, persistent: bool) -> None:
+    uuid = bench.fake.define("a", **ISOLATED) if persistent else ""
+    uuid = bench.fake.start(uuid) if persistent else bench.fake.create("a", **ISOLATED)
+    bench.record(uuid, Pins(THREE), placed=TWO)
+    guest = bench.see(uuid)
+    assert guest.original == Pins(THREE)
+    assert bench.look().untold == set()
+
+
+def test_what_was_recorded_of_another_start_is_not(bench: Bench) -> None:
+    uuid = bench.fake.create("a", **ISOLATED)
+    bench.memory = Memory({}, {uuid: GuestMemory("another", Pins(THREE), placed=TWO)})
+    assert bench.see(uuid).original == Pins(ONE)
+
+
+def test_a_live_pin_that_arrived_from_elsewhere_is_no_original(bench: Bench) -> None:
+    uuid = bench.fake.migrate_in("a", **ISOLATED)
+    assert bench.see(uuid).original == Pins(None)
+    bench.fake.finish(uuid)
+    assert bench.see(uuid, uuid, fresh=[uuid]).original == Pins(None)
+    assert uuid in bench.look().untold
+
+
+def test_a_definition_that_arrives_with_the_guest_tells_the_original(bench: Bench) -> None:
+    uuid = bench.fake.migrate_in("a", metadata_policy="isolate", emulatorpin="3")
+    bench.record(uuid, Pins(None))  # by the plan, while it was on its way
+    assert bench.see(uuid).original == Pins(None)
+    bench.fake.finish(uuid, emulatorpin="2")
+    assert bench.see(uuid, uuid).original == Pins(TWO)
+    assert uuid not in bench.look().untold
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_a_guest_just_started_has_what_it_was_started_with(
+    bench: Bench, *, persistent: bool
+) -> None:
+    other = bench.fake.create("other")
+    bench.look()
+    if persistent:
+        uuid = bench.fake.start(bench.fake.define("a", **ISOLATED))
+    else:
+        uuid = bench.fake.create("a", **ISOLATED)
+    snapshot = bench.look(uuid, fresh=[uuid])
+    assert find(snapshot, uuid).original == Pins(ONE)
+    assert snapshot.untold == ({other} if persistent else {other, uuid})
+    assert bench.fake.count("persistent_xml", "occupied") == 0
+
+
+def test_originals_that_meet_make_guests_of_shape_isolate_share(bench: Bench) -> None:
+    shaped = {"emulatorpin": "1", "vcpupins": {0: "4"}}
+    first = bench.fake.start(bench.fake.define("first", **shaped))
+    assert bench.see(first).verdict.policy is Policy.ISOLATE
+    second = bench.fake.define("second", emulatorpin="1", vcpupins={0: "5"})
+    snapshot = bench.look(second)
+    for uuid in (first, second):
+        assert find(snapshot, uuid).verdict.policy is Policy.SHARE
+    bench.fake.undefine(second)
+    assert find(bench.look(second), first).verdict.policy is Policy.ISOLATE
+
+
+# --- what was pinned -----------------------------------------------------------------------------
+
+
+def test_a_pin_that_succeeded_is_known_at_once_and_read_again_when_looked_at(bench: Bench) -> None:
+    uuid = bench.fake.create("a", **ISOLATED, iothreads=2, iothreadpins={1: "1", 2: "1"})
+    bench.look()
+    bench.observer.pinned(uuid, None, TWO, None)
+    bench.observer.pinned(uuid, 2, THREE, None)
+    (guest,) = bench.observer.guests()
+    assert guest.domain.pins == Pins(TWO, ((1, ONE), (2, THREE)))
+    assert guest.kernel is not None
+    assert guest.kernel.cpus == ONE
+    assert bench.see(uuid, uuid).domain.pins == Pins(ONE, ((1, ONE), (2, ONE)))
+    bench.observer.pinned("nobody", None, TWO, None)
+    assert bench.observer.live("nobody") is None
+    assert bench.observer.place("nobody") is None
+
+
+# --- what cannot be read -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [GuestFailed("odd"), NotPermitted("no"), ZeroDivisionError("!")])
+def test_a_guest_that_cannot_be_read_keeps_what_was_known_of_it(
+    bench: Bench, error: Exception
+) -> None:
+    uuid = bench.fake.create("a", **ISOLATED, vcpupins={0: "4"})
+    other = bench.fake.create("other")
+    bench.look()
+    bench.fake.pin(uuid, TWO)
+
+    def refuse(call: Call) -> None:
+        if call == Call("xml", uuid):
+            raise error
+
+    bench.fake.hook = refuse
+    snapshot = bench.look()
+    assert uuids(snapshot) == {uuid, other}
+    assert find(snapshot, uuid).domain.claims == CpuSet.of(4)
+    assert find(snapshot, uuid).domain.emulator == ONE
+    ((failed, why),) = snapshot.failures
+    assert failed == uuid
+    assert str(error) in str(why)
+
+
+def test_a_guest_that_could_never_be_read_does_not_stop_the_others(bench: Bench) -> None:
+    uuid, other = bench.fake.create("a"), bench.fake.create("other")
+    bench.fake.fail("persistent_xml", GuestFailed("odd"), uuid)
+    snapshot = bench.look()
+    assert uuids(snapshot) == {other}
+    assert [failed for failed, _ in snapshot.failures] == [uuid]
+    assert uuids(bench.look(other)) == {uuid, other}
+
+
+def test_a_definition_that_is_no_domain_is_a_failure_of_its_guest(bench: Bench) -> None:
+    uuid = bench.fake.create("a", memory_kib="<")
+    assert [failed for failed, _ in bench.look().failures] == [uuid]
+
+
+@pytest.mark.parametrize("name", ["uuids", "xml", "persistent_xml", "occupied"])
+def test_a_connection_lost_while_looking_at_everything_ends_the_look(
+    bench: Bench, name: str
+) -> None:
+    uuid = bench.fake.create("a")
+    bench.fake.create("b")
+    bench.fake.fail(name, HypervisorAway("gone"))
+    with pytest.raises(HypervisorAway):
+        bench.look()
+    assert len(bench.look(uuid).guests) == 2
+
+
+@pytest.mark.parametrize("name", ["active_ids", "xml", "uuids"])
+def test_a_connection_lost_while_looking_at_some_ends_the_look(bench: Bench, name: str) -> None:
+    uuid = bench.fake.create("a")
+    bench.look()
+    bench.fake.create("missed")
+    bench.fake.fail(name, HypervisorAway("gone"))
+    with pytest.raises(HypervisorAway):
+        bench.look(uuid)
+    assert len(bench.look(uuid).guests) == 2
+
+
+def test_a_guest_whose_process_cannot_be_found_is_seen_without_threads(bench: Bench) -> None:
+    uuid = bench.fake.create("a", **ISOLATED)
+    bench.fake.fail("locate", SysfsError("/proc/1/cgroup", "?", "odd"))
+    snapshot = bench.look()
+    guest = find(snapshot, uuid)
+    assert (guest.kernel, guest.active) == (None, True)
+    assert guest.age == guest.domain.id
+    assert [failed for failed, _ in snapshot.failures] == [uuid]
+
+
+@pytest.mark.parametrize("error", [NotPermitted("no"), SysfsError("/p", "?", "odd")])
+def test_threads_that_cannot_be_read_are_told_and_the_guest_stays(
+    bench: Bench, error: NotPermitted | SysfsError
+) -> None:
+    uuid = bench.fake.create("a", **ISOLATED)
+    bench.fake.fail("read", error)
+    snapshot = bench.look()
+    assert find(snapshot, uuid).kernel is None
+    assert snapshot.failures == ((uuid, error),)
+    assert find(bench.look(), uuid).kernel is not None
+
+
+def test_threads_that_are_gone_make_the_next_look_read_the_guest_again(bench: Bench) -> None:
+    uuid = bench.fake.create("a", **ISOLATED)
+    before = bench.see(uuid).domain
+    bench.fake.fail("read", GuestGone("ended"))
+    snapshot = bench.look()
+    assert find(snapshot, uuid).kernel is None
+    assert snapshot.failures == ()
+    after = bench.see(uuid)
+    assert after.kernel is not None
+    assert after.domain is not before
+
+
+def test_threads_of_a_guest_that_was_ours_are_still_read(bench: Bench) -> None:
+    uuid = bench.fake.create("a", **ISOLATED)
+    bench.record(uuid, Pins(ONE), placed=TWO)
+    bench.fake.label(uuid, "ignore")
+    assert bench.see(uuid).kernel is not None
+    bench.memory = NOTHING
+    bench.observer.forget()
+    assert bench.see(uuid).kernel is None
+
+
+# --- from files ----------------------------------------------------------------------------------
+
+
+def test_documents_describe_guests_as_a_look_would() -> None:
+    running = guest_xml("running", emulatorpin="1", metadata_policy="isolate")
+    documents = {
+        "b.xml": running.replace("<domain", "<domain id='7'", 1),
+        "a.xml": guest_xml("stopped", emulatorpin="2"),
+        "c.xml": "<nonsense/>",
+        "d.xml": "",
+    }
+    guests, failures = from_documents(documents, GuestSettings(), NOTHING)
+    assert [(g.label, g.active, g.age) for g in guests] == [
+        ("stopped", False, 0),
+        ("running", True, 7),
+    ]
+    assert [g.original for g in guests] == [Pins(TWO), Pins(ONE)]
+    assert [name for name, _ in failures] == ["c.xml", "d.xml"]
+
+
+def test_documents_take_the_originals_of_running_guests_from_the_memory() -> None:
+    text = guest_xml("a", emulatorpin="1")
+    ((guest,), _) = from_documents({"a.xml": text}, GuestSettings(), NOTHING)
+    known = GuestMemory("earlier", Pins(THREE), placed=ONE)
+    memory = Memory({}, {guest.uuid: known})
+    ((stopped,), _) = from_documents({"a.xml": text}, GuestSettings(), memory)
+    assert stopped.original == Pins(ONE)
+    live = text.replace("<domain", "<domain id='7'", 1)
+    ((running,), _) = from_documents({"a.xml": live}, GuestSettings(), memory)
+    assert (running.original, running.start) == (Pins(THREE), "earlier")
