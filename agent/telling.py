@@ -1,0 +1,215 @@
+"""Telling what a cycle did: metrics, one log line, systemd's status line.
+
+A cycle that changed something writes one line; one that did not is debug. A lasting fault (a
+warning of the plan, a shortage, a guest that cannot be read, a state file that cannot be written)
+is logged when it begins and when it ends; in between it is a gauge.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from agent import accounting, logs
+from agent.cycle import drifts
+from agent.errors import GuestFailed
+from agent.metrics import shown
+from agent.transition import Kind, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from agent.accounting import BillingSettings
+    from agent.cpuset import CellId, CpuSet
+    from agent.cycle import CycleResult
+    from agent.metrics import Metrics
+    from agent.pinner import Outcome
+    from agent.pool import PoolSettings
+    from agent.snapshot import Guest
+    from agent.threads import Place, Times
+    from agent.usage import EmulatorTime, PoolUsage
+
+_SPELLED_OUT: Final = 20
+"""Pins that a cycle's line names; more are only counted."""
+
+
+class Teller:
+    """Tells cycles to whom it concerns; called by the deciding thread."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        pool_usage: PoolUsage,
+        emulator_time: EmulatorTime,
+        times: Callable[[Place], Times | None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Read threads' times by `times`; `clock` is wall-clock seconds."""
+        self._metrics = metrics
+        self._pool_usage = pool_usage
+        self._emulator_time = emulator_time
+        self._times = times
+        self._clock = clock
+        self._log = logs.get("emupool")
+        self._faults: dict[tuple[str, ...], str] = {}
+        self._arrivals: dict[str, float] = {}
+
+    def arrived(self, uuid: str, at: float) -> None:
+        """Remember that a guest's start was announced at `at`, monotonic seconds."""
+        self._arrivals.setdefault(uuid, at)
+
+    def cycle(self, result: CycleResult, pool: PoolSettings, billing: BillingSettings) -> None:
+        """Count, show and log one cycle."""
+        ended = None if result.errors else self._clock()
+        self._metrics.cycle_done(result.cause, result.seconds, ended)
+        for outcome in result.outcomes:
+            self._count(outcome)
+        for drift in drifts(result):
+            self._metrics.drifted(drift)
+        self._show(result, pool, billing)
+        self._log_cycle(result)
+        self._log_faults(_faults(result))
+
+    def used(self, result: CycleResult, places: Callable[[str], Place | None]) -> None:
+        """Measure what pools and threads used; on full cycles only, since it reads every thread."""
+        pools = _pools(result)
+        for cell, share in self._pool_usage.busy(result.host.online, pools).items():
+            self._metrics.pool_busy(cell, share)
+        homes = {guest.uuid: guest.cell for guest in result.plan.guests}
+        for guest in result.guests:
+            home, place = homes.get(guest.uuid), places(guest.uuid)
+            if home is not None and place is not None:
+                self._add_times(guest, home, self._times(place))
+        self._emulator_time.forget(guest.uuid for guest in result.guests if guest.active)
+
+    def _add_times(self, guest: Guest, cell: CellId, times: Times | None) -> None:
+        if times is None:
+            return
+        for kind, threads in ((Kind.EMULATOR, times.emulator), (Kind.IOTHREAD, times.iothreads)):
+            ran, waited = self._emulator_time.add(guest.uuid, guest.start, kind, threads)
+            self._metrics.usage(cell, kind, ran, waited)
+
+    def _count(self, outcome: Outcome) -> None:
+        step = outcome.step
+        if outcome.error is not None:
+            self._metrics.repin_failed(step.reason)
+            return
+        self._metrics.repinned(step.reason, outcome.seconds)
+        if step.reason is Reason.ARRIVE and step.kind is Kind.EMULATOR:
+            announced = self._arrivals.pop(step.uuid, None)
+            if announced is not None:
+                self._metrics.event_to_pinned(outcome.started + outcome.seconds - announced)
+
+    def _show(self, result: CycleResult, pool: PoolSettings, billing: BillingSettings) -> None:
+        active = {guest.uuid for guest in result.guests if guest.active}
+        self._arrivals = {u: at for u, at in self._arrivals.items() if u in active}
+        self._metrics.dry_run(result.dry_run)
+        self._metrics.show(
+            shown(
+                result.plan,
+                result.host,
+                pool,
+                accounting.account(result.host, billing, result.plan, result.guests),
+                _stuck_by_cell(result),
+                _unverified_by_cell(result),
+                _pools(result),
+            )
+        )
+
+    def _log_cycle(self, result: CycleResult) -> None:
+        done = [outcome for outcome in result.outcomes if outcome.error is None]
+        write = self._log.info if done or result.errors else self._log.debug
+        names = {guest.uuid: guest.label for guest in result.guests}
+        write(
+            "cycle.done",
+            cause=str(result.cause),
+            seconds=round(result.seconds, 6),
+            pins=len(done),
+            reasons=dict(Counter(str(outcome.step.reason) for outcome in done)),
+            moved=[_told(outcome, names) for outcome in done[:_SPELLED_OUT]],
+            pools={str(cell): str(cpus) for cell, cpus in _pools(result).items()},
+            errors=[f"{names.get(u, u)}: {error}" for u, error in result.errors[:_SPELLED_OUT]],
+        )
+
+        for uuid, error in result.errors:
+            if isinstance(error, GuestFailed) and error.__cause__ is not None:
+                name = names.get(uuid, uuid)
+                self._log.error("guest.failed", guest=name, exc_info=error.__cause__)
+
+    def _log_faults(self, now: Mapping[tuple[str, ...], str]) -> None:
+        for key, text in now.items():
+            if key not in self._faults:
+                self._log.warning("fault.began", about=list(key), text=text)
+        for key in self._faults.keys() - now.keys():
+            self._log.info("fault.ended", about=list(key))
+        self._faults = dict(now)
+
+
+def status_line(result: CycleResult) -> str:
+    """Return what `systemctl status` shows: the pools and their guests."""
+    parts = [
+        f"cell {cell.id}: {cell.guests} guests on {cell.emulator_cpus or 'no pCPU'}"
+        + (f", short of {cell.shortage}" if cell.shortage else "")
+        for cell in result.plan.cells
+    ]
+    return ("dry run; " if result.dry_run else "") + "; ".join(parts)
+
+
+def _faults(result: CycleResult) -> dict[tuple[str, ...], str]:
+    """Return what is wrong and lasts, by what it is about."""
+    faults: dict[tuple[str, ...], str] = {
+        (warning.guest or "host", warning.field): warning.text for warning in result.plan.warnings
+    }
+    for cell in result.plan.cells:
+        if cell.shortage:
+            text = f"the pool lacks {cell.shortage} pCPUs for weight {cell.weight}"
+            faults["shortage", f"cell {cell.id}"] = text
+    for guest in result.plan.guests:
+        if guest.state == "collision":
+            faults["collision", guest.name or guest.uuid] = guest.reason
+    for uuid, error in result.failures:
+        faults["guest", uuid] = str(error)
+    for problem in result.problems:
+        faults["sysfs", problem] = problem
+    if result.state_error is not None:
+        faults["state", "file"] = result.state_error
+    return faults
+
+
+def _told(outcome: Outcome, names: Mapping[str, str]) -> str:
+    step = outcome.step
+    what = "" if step.iothread is None else f" iothread {step.iothread}"
+    name = names.get(step.uuid, step.uuid)
+    return f"{name}{what}: {step.was or 'unpinned'} to {step.to} ({step.reason})"
+
+
+def _pools(result: CycleResult) -> dict[CellId, CpuSet]:
+    """Return the pCPUs that carry emulator threads after the cycle."""
+    if result.dry_run:
+        return {cell.id: cell.emulator_cpus for cell in result.plan.cells}
+    return {cell: kept.cpus | kept.lingering for cell, kept in result.memory.cells.items()}
+
+
+def _stuck_by_cell(result: CycleResult) -> Counter[CellId]:
+    counts: Counter[CellId] = Counter()
+    for guest in result.plan.guests:
+        if guest.cell is not None:
+            counts[guest.cell] += len(result.stuck.get(guest.uuid, ()))
+    return counts
+
+
+def _unverified_by_cell(result: CycleResult) -> Counter[CellId]:
+    """Count the guests in a pool of which the kernel shows no cpuset that is the target."""
+    seen = {guest.uuid: guest for guest in result.guests}
+    return Counter(
+        guest.cell
+        for guest in result.plan.guests
+        if guest.cell is not None
+        and guest.emulator_pcpus is not None
+        and _unconfirmed(seen.get(guest.uuid), guest.emulator_pcpus)
+    )
+
+
+def _unconfirmed(guest: Guest | None, target: CpuSet) -> bool:
+    return guest is None or guest.kernel is None or guest.kernel.cpus != target
