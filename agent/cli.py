@@ -1,0 +1,398 @@
+"""The command line: options in, documents or pictures out, one line for each error.
+
+Exit status: 0 done; 1 the answer is no; 2 usage; 3 libvirt or the daemon cannot be reached.
+Heavy parts are imported by the commands that need them: `plan` from files needs no libvirt.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import click
+
+from agent import __version__, report
+from agent import config as configuration
+from agent.errors import ConfigError, EmupoolError, HypervisorAway, NotPermitted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from fractions import Fraction
+
+    from rich.console import Console
+
+    from agent.config import Config
+    from agent.offline import Decided
+    from agent.port import Link
+    from agent.rebalancer import Settings
+    from agent.sysfs import Sysfs
+
+DEFAULT_CONFIG: Final = Path("/etc/emupool/config.toml")
+NO: Final = 1
+UNREACHABLE: Final = 3
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_FILE = click.Path(path_type=Path)
+
+config_option = click.option(
+    "--config", "config_path", type=_FILE, help=f"Configuration file, {DEFAULT_CONFIG} by default."
+)
+sysfs_option = click.option(
+    "--sysfs-root", type=_FOLDER, help="Read the host from DIR/sys instead of /sys."
+)
+domains_option = click.option(
+    "--domains", type=_FOLDER, help="Read domain XML from DIR/*.xml instead of libvirt."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _ratio(_ctx: object, _param: object, value: str | None) -> Fraction | None:
+    """Read an emulator_overcommit_ratio as the configuration takes it."""
+    ratio = configuration.parse_ratio(value) if value is not None else None
+    if value is not None and ratio is None:
+        raise click.BadParameter(f"{value!r} is not a decimal number from 0.01 to 1000")
+    return ratio
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
+@click.version_option(__version__, prog_name="emupool")
+def main() -> None:
+    """Keep emulator threads of guests on a small pool of pCPUs per NUMA cell."""
+
+
+@main.command()
+@config_option
+@click.option("--dry-run", is_flag=True, help="Plan and report, but pin nothing.")
+def run(config_path: Path | None, *, dry_run: bool) -> None:
+    """Run the daemon, in the foreground."""
+    from agent import client, daemon, http, hypervisor, logs, sysfs, threads  # noqa: PLC0415
+    from agent.checkpoint import Lock  # noqa: PLC0415
+
+    with _one_line_errors():
+        host = sysfs.Sysfs(Path("/"))
+
+        def checked(config: Config) -> Config:
+            """Hold the configuration against this host, and `--dry-run` above it."""
+            _check_host(config, host, str(config_path or DEFAULT_CONFIG))
+            reconcile = replace(config.reconcile, dry_run=dry_run or config.reconcile.dry_run)
+            return replace(config, reconcile=reconcile)
+
+        config = checked(_load(config_path))
+        logs.configure(config.log.level, config.log.format, sys.stderr)
+        with Lock(config.state.path):
+            hypervisor.start_event_loop()
+            parts = daemon.Parts(_libvirt(config), host, threads.Threads())
+            path = config_path or DEFAULT_CONFIG
+            service = daemon.Daemon(config, parts, path=path, override=checked)
+            answers = http.Answers(
+                service.metrics.expose, service.ready, service.status, service.page
+            )
+            server = http.Server(config.http, answers)
+            try:
+                server.start()
+            except http.PortInUse as error:
+                _fail([str(error)], UNREACHABLE)
+            if server.address is not None:
+                url = client.url(config.http, *server.address)
+                logs.get("http").info("http.listening", url=url)
+            service.run()
+            server.stop()
+
+
+@main.command()
+@config_option
+@sysfs_option
+@domains_option
+@click.option("--state", type=_FILE, help="Take the present pools from a state file.")
+@click.option("--ratio", callback=_ratio, help="What if emulator_overcommit_ratio were this?")
+@json_option
+def plan(
+    config_path: Path | None,
+    sysfs_root: Path | None,
+    domains: Path | None,
+    state: Path | None,
+    ratio: Fraction | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Show what a cycle would do now, with reasons; pins nothing.
+
+    With --sysfs-root and --domains it plans from files, without libvirt.
+    """
+    from agent import topology  # noqa: PLC0415
+
+    with _one_line_errors():
+        config = _load(config_path)
+        decided = _decide(config, sysfs_root, domains, state, ratio)
+        document = report.plan(decided.plan, decided.steps)
+        for warning in document["warnings"]:
+            _warn(warning)
+        if as_json:
+            _print_json(document)
+            return
+        from agent import draw  # noqa: PLC0415
+
+        draw.plan(_console(), document, topology.to_json(decided.host))
+
+
+@main.command()
+@config_option
+@click.option("--url", help="The daemon's address, http://127.0.0.1:9857 by default.")
+@json_option
+def status(config_path: Path | None, url: str | None, *, as_json: bool) -> None:
+    """Show pools, guests and the host from the running daemon."""
+    from agent import client  # noqa: PLC0415
+
+    with _one_line_errors():
+        document = client.fetch_status(url or client.address(_load(config_path).http))
+        if as_json:
+            _print_json(document)
+            return
+        from agent import draw  # noqa: PLC0415
+
+        draw.status(_console(), document)
+
+
+@main.command()
+@sysfs_option
+@json_option
+def topology(sysfs_root: Path | None, *, as_json: bool) -> None:
+    """Show the host as discovered."""
+    from agent import draw  # noqa: PLC0415
+    from agent import topology as interpreted  # noqa: PLC0415
+
+    with _one_line_errors():
+        found = _sysfs(sysfs_root).discover()
+        for problem in found.problems:
+            click.echo(f"emupool: warning: {_plain(problem)}", err=True)
+        document = interpreted.to_json(found.host)
+        if as_json:
+            _print_json(document)
+        else:
+            draw.topology(_console(), document)
+
+
+@main.command("check-config")
+@click.argument("file", type=_FILE)
+@sysfs_option
+def check_config(file: Path, sysfs_root: Path | None) -> None:
+    """Check a configuration FILE; exit 1 with every error found.
+
+    With --sysfs-root it is also held against that host.
+    """
+    with _one_line_errors():
+        config = configuration.load(file)
+        if sysfs_root is not None:
+            _check_host(config, _sysfs(sysfs_root), str(file))
+        click.echo(f"{file}: good")
+
+
+@main.command()
+@config_option
+def release(config_path: Path | None) -> None:
+    """Give every managed guest its original pins back.
+
+    Refused while a daemon runs: it would pin them again.
+    """
+    from agent import releasing  # noqa: PLC0415
+    from agent.checkpoint import Checkpoint, Lock  # noqa: PLC0415
+    from agent.daemon import settings_of  # noqa: PLC0415
+    from agent.observer import Observer  # noqa: PLC0415
+    from agent.pinner import Pinner  # noqa: PLC0415
+    from agent.rebalancer import Rebalancer  # noqa: PLC0415
+    from agent.threads import Threads  # noqa: PLC0415
+
+    with _one_line_errors():
+        config = _load(config_path)
+        with Lock(config.state.path), _link(config) as link:
+            threads = Threads()
+            pinner = Pinner(_libvirt(config).hand, threads, lambda: None)
+            checkpoint = Checkpoint(config.state.path)
+            rebalancer = Rebalancer(
+                settings_of(config),
+                Observer(_sysfs(None), threads),
+                pinner,
+                checkpoint,
+                _recall(checkpoint),
+            )
+            result = rebalancer.release(link)
+        done, failed = releasing.lines(result)
+        for line in done:
+            click.echo(_plain(line))
+        if failed:
+            _fail(failed, NO)
+
+
+@main.command()
+@config_option
+@sysfs_option
+@domains_option
+@json_option
+def account(
+    config_path: Path | None, sysfs_root: Path | None, domains: Path | None, *, as_json: bool
+) -> None:
+    """Show what each guest is billed."""
+    from agent import accounting  # noqa: PLC0415
+
+    with _one_line_errors():
+        config = _load(config_path)
+        decided = _decide(config, sysfs_root, domains, None, None)
+        bills = accounting.account(decided.host, config.billing, decided.plan, decided.guests)
+        document = report.account(bills, decided.plan)
+        if as_json:
+            _print_json(document)
+            return
+        from agent import draw  # noqa: PLC0415
+
+        draw.account(_console(), document)
+
+
+@main.command()
+@click.option("--pace", type=float, default=None, help="Seconds between two changes.")
+def demo(pace: float | None) -> None:
+    """Show the whole pipeline on libvirt's in-process test driver.
+
+    Guests arrive and leave on a sample host of two cells. Needs no root and no daemon, and
+    touches nothing on this host.
+    """
+    from agent.demo import run_demo  # noqa: PLC0415
+
+    with _one_line_errors():
+        sys.exit(run_demo(_console(), pace))
+
+
+# parts
+
+
+def _load(path: Path | None) -> Config:
+    """Return the configuration; without a file of the default name, the defaults."""
+    if path is None and not DEFAULT_CONFIG.exists():
+        return configuration.Config()
+    return configuration.load(path or DEFAULT_CONFIG)
+
+
+def _check_host(config: Config, sysfs: Sysfs, file: str) -> None:
+    problems = configuration.check_host(config, sysfs.discover().host, file)
+    if problems:
+        raise ConfigError(file, problems)
+
+
+def _sysfs(root: Path | None) -> Sysfs:
+    from agent.sysfs import Sysfs  # noqa: PLC0415
+
+    return Sysfs(root or Path("/"))
+
+
+def _libvirt(config: Config) -> Any:  # noqa: ANN401 - its type would import libvirt
+    from agent.hypervisor import Libvirt  # noqa: PLC0415
+
+    settings = config.libvirt
+    return Libvirt(settings.uri, settings.keepalive_interval, settings.keepalive_count)
+
+
+@contextmanager
+def _link(config: Config) -> Iterator[Link]:
+    """Connect for one command."""
+    from agent.hypervisor import start_event_loop  # noqa: PLC0415
+
+    start_event_loop()
+    link: Link = _libvirt(config).link(lambda _event: None)
+    try:
+        yield link
+    finally:
+        link.close()
+
+
+def _decide(
+    config: Config,
+    sysfs_root: Path | None,
+    domains: Path | None,
+    state: Path | None,
+    ratio: Fraction | None,
+) -> Decided:
+    """Decide from files if domains are given, else from libvirt."""
+    from agent import offline  # noqa: PLC0415
+
+    settings = _settings(config, ratio)
+    if domains is not None:
+        sysfs = _sysfs(sysfs_root)
+        return offline.from_files(sysfs, domains, state, settings, damped=ratio is None)
+    if sysfs_root is not None:
+        raise click.UsageError("--sysfs-root goes with --domains: a plan is made from one host")
+    from agent.checkpoint import NO_STATE, Checkpoint, Saved, load_file  # noqa: PLC0415
+    from agent.threads import Threads  # noqa: PLC0415
+
+    if state is not None:
+        memory = load_file(state).memory
+    else:
+        memory = _recall(Checkpoint(config.state.path)) or NO_STATE.memory
+    saved = Saved(memory, time.monotonic())
+    with _link(config) as link:
+        return offline.from_libvirt(
+            _sysfs(None), Threads(), link, settings, saved, damped=ratio is None
+        )
+
+
+def _settings(config: Config, ratio: Fraction | None) -> Settings:
+    from agent.offline import with_ratio  # noqa: PLC0415
+    from agent.rebalancer import Settings  # noqa: PLC0415
+
+    pool = config.pool if ratio is None else with_ratio(config.pool, ratio)
+    return Settings(pool, config.guests, config.reconcile.dry_run)
+
+
+def _recall(checkpoint: Any) -> Any:  # noqa: ANN401 - imported by the commands that need it
+    from agent.checkpoint import StateError  # noqa: PLC0415
+    from agent.pool import NOTHING  # noqa: PLC0415
+
+    try:
+        saved = checkpoint.load()
+    except StateError as error:
+        click.echo(f"emupool: warning: {error}: going on without it", err=True)
+        return NOTHING
+    return saved.memory if saved is not None else NOTHING
+
+
+def _print_json(document: Any) -> None:  # noqa: ANN401 - JSON
+    click.echo(json.dumps(document, indent=2))
+
+
+def _console() -> Console:
+    from rich.console import Console  # noqa: PLC0415
+
+    return Console(soft_wrap=not sys.stdout.isatty())
+
+
+def _warn(warning: dict[str, str | None]) -> None:
+    about = f"{_plain(warning['guest'])}: " if warning["guest"] else ""
+    field, text = _plain(warning["field"] or ""), _plain(warning["text"] or "")
+    click.echo(f"emupool: warning: {about}{field}: {text}", err=True)
+
+
+def _plain(text: str | None) -> str:
+    """Return one line without control characters; names are a tenant's text."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text or "")[:300]
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turn the errors that this program knows into lines and an exit status."""
+    try:
+        yield
+    except ConfigError as error:
+        _fail(str(error).splitlines(), NO)
+    except (HypervisorAway, NotPermitted) as error:
+        _fail([str(error)], UNREACHABLE)
+    except EmupoolError as error:
+        _fail([str(error)], getattr(error, "exit_status", NO))
+
+
+def _fail(lines: Iterable[str], code: int) -> NoReturn:
+    for line in lines:
+        click.echo(f"emupool: {_plain(line)}", err=True)
+    sys.exit(code)

@@ -1,0 +1,359 @@
+"""The daemon: wires the parts, and turns wakes into cycles.
+
+One thread decides: it waits for the inbox, and for nothing else but answers of libvirt. Order at
+start: configuration and lock (the caller's), state file, HTTP, connect, one full cycle, drain the
+inbox, ready. Without libvirt it is ready after `GRACE` all the same, so that a late libvirt kills
+nobody; `/readyz` tells the two apart.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from agent import config as configuration
+from agent import logs, sdnotify
+from agent.checkpoint import Checkpoint, StateError
+from agent.connector import Connector, daemon_runs
+from agent.cycle import Cause
+from agent.errors import EmupoolError, HypervisorAway
+from agent.events import Inbox, PinReturned, Reload, Stop, Timer, watch_cpus
+from agent.metrics import Metrics
+from agent.observer import Observer
+from agent.page import page
+from agent.pinner import Pinner
+from agent.pool import NOTHING, OnStop
+from agent.port import Topic
+from agent.rebalancer import PATIENCE_AT_END, Rebalancer, Settings
+from agent.status import Standing, status
+from agent.telling import Teller, status_line
+from agent.usage import EmulatorTime, PoolUsage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from agent.config import Config
+    from agent.cycle import CycleResult
+    from agent.events import Wake
+    from agent.pool import Memory
+    from agent.port import GuestEvent, Hypervisor, Link
+    from agent.sysfs import Sysfs
+    from agent.threads import Threads
+
+GRACE: Final = 10.0
+"""Seconds for which readiness waits for libvirt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the daemon is made from; tests put their own hypervisor and kernel in."""
+
+    hypervisor: Hypervisor
+    sysfs: Sysfs
+    threads: Threads
+
+
+@dataclass(slots=True)
+class _Named:
+    """Guests that events named: to look at, whose job may have ended, that were just started."""
+
+    guests: set[str] = field(default_factory=set)
+    freed: set[str] = field(default_factory=set)
+    fresh: set[str] = field(default_factory=set)
+
+
+def settings_of(config: Config) -> Settings:
+    """Return what a cycle follows."""
+    return Settings(config.pool, config.guests, config.reconcile.dry_run)
+
+
+class Daemon:
+    """One per host; `run` returns when it was asked to stop."""
+
+    def __init__(
+        self,
+        config: Config,
+        parts: Parts,
+        *,
+        path: Path | None = None,
+        override: Callable[[Config], Config] = lambda config: config,
+    ) -> None:
+        """Follow `config`, read again from `path` on SIGHUP and passed through `override`."""
+        self._config = config
+        self._path = path
+        self._override = override
+        self._log = logs.get("emupool")
+        self._inbox = Inbox()
+        self.metrics = Metrics()
+        self.metrics.inbox_depth(self._inbox.depth)
+        self._threads = parts.threads
+        self._teller = Teller(self.metrics, PoolUsage(), EmulatorTime(), parts.threads.times)
+        self._pinner = Pinner(
+            parts.hypervisor.hand,
+            parts.threads,
+            lambda: self._inbox.put(PinReturned()),
+            config.libvirt.pin_workers,
+        )
+        self._observer = Observer(parts.sysfs, parts.threads)
+        checkpoint = Checkpoint(config.state.path)
+        self._rebalancer = Rebalancer(
+            settings_of(config), self._observer, self._pinner, checkpoint, self._recall(checkpoint)
+        )
+        self._connector = Connector(parts.hypervisor, self._inbox.put, self._may_connect)
+        self._notify = sdnotify.connect(os.environ)
+        self._timer = Timer(config.reconcile.interval)
+        self._link: Link | None = None
+        self._away = False
+        self._cycled = False
+        self._started = time.monotonic()
+        self._told_ready = False
+        self._standing = Standing(
+            config.libvirt.uri,
+            dry_run=config.reconcile.dry_run,
+            config=configuration.to_json(config),
+        )
+
+    # what other threads may ask
+
+    def ready(self) -> tuple[bool, str]:
+        """Tell whether a full cycle was made and libvirt is there, and what is missing."""
+        if not self._standing.connected:
+            return False, "libvirt is away"
+        return (True, "ready") if self._cycled else (False, "no full cycle yet")
+
+    def status(self) -> bytes:
+        """Return the `status` document."""
+        return json.dumps(status(self._standing, self.metrics.counters())).encode()
+
+    def page(self) -> str:
+        """Return the status page."""
+        return page(status(self._standing, {}))
+
+    # life
+
+    def run(self) -> None:
+        """Run until asked to stop."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._inbox.put(Stop()))
+        signal.signal(signal.SIGHUP, lambda *_: self._inbox.put(Reload()))
+        unwatched = watch_cpus(self._inbox.put)
+        if unwatched is not None:
+            self._log.warning("cpus.unwatched", why=unwatched)
+        self._connector.start()
+        self._log.info("daemon.started", uri=self._config.libvirt.uri)
+        try:
+            while not self._turn(self._inbox.wait(self._patience())):
+                pass
+        finally:
+            self._end()
+
+    def _patience(self) -> float:
+        """Return the seconds until time alone calls for something."""
+        waits = [self._timer.remaining()]
+        if self._link is not None and self._rebalancer.deadline is not None:
+            waits.append(self._rebalancer.deadline - time.monotonic())
+        if not self._told_ready:
+            waits.append(self._started + GRACE - time.monotonic())
+        return max(0.0, min(waits))
+
+    def _turn(self, wake: Wake) -> bool:
+        """Deal with one wake; True when it is time to stop."""
+        for topic, times in wake.counts.items():
+            self.metrics.event_seen(topic, times)
+        if wake.stop:
+            return True
+        if wake.failed is not None:
+            self._gone(wake.failed.why)
+        if wake.lost is not None and self._link is not None:
+            self._lost(wake.lost.why)
+        if wake.link is not None:
+            self._connected(wake.link.link)
+        wake.reload = wake.reload and self._reload()
+        self._cycles(wake)
+        self._tell_ready()
+        return False
+
+    def _cycles(self, wake: Wake) -> None:
+        cause = self._cause(wake)
+        if cause is None:
+            return
+        if self._link is None:
+            if self._timer.remaining() <= 0:
+                self._timer.done()
+                self._notify.watchdog()
+            return
+        named = _Named()
+        for uuid, events in wake.guests.items():
+            self._sort(uuid, events, named)
+        if cause is Cause.EVENT and not named.guests and not wake.returned:
+            return
+        self._cycle(self._link, cause, named)
+
+    def _cause(self, wake: Wake) -> Cause | None:
+        """Return what calls for a cycle, the most thorough first."""
+        deadline = self._rebalancer.deadline
+        causes = (
+            (Cause.RELOAD, wake.reload),
+            (Cause.RECONNECT if self._cycled else Cause.START, wake.link is not None),
+            (Cause.CPU, wake.cpus),
+            (Cause.RECONCILE, self._timer.remaining() <= 0),
+            (Cause.EVENT, bool(wake.guests) or wake.returned),
+            (Cause.DEADLINE, deadline is not None and deadline <= time.monotonic()),
+        )
+        return next((cause for cause, holds in causes if holds), None)
+
+    def _sort(self, uuid: str, events: list[GuestEvent], named: _Named) -> None:
+        """Note what a guest's events mean for the cycle."""
+        if not all(self._is_echo(event) for event in events):
+            named.guests.add(uuid)
+        for event in events:
+            if event.topic in {Topic.LIFECYCLE, Topic.JOB}:
+                named.freed.add(uuid)
+            if event.started:
+                named.fresh.add(uuid)
+                self._teller.arrived(uuid, event.at)
+
+    def _is_echo(self, event: GuestEvent) -> bool:
+        """Tell whether an event reports what we know already: our own pins, above all."""
+        return event.topic is Topic.TUNABLE and self._rebalancer.expected(event.uuid, event.tuned)
+
+    def _cycle(self, link: Link, cause: Cause, named: _Named) -> None:
+        try:
+            result = self._rebalancer.cycle(link, cause, named.guests, named.freed, named.fresh)
+        except HypervisorAway as error:
+            self._lost(str(error))
+        except EmupoolError as error:
+            self.metrics.cycle_done(cause, 0.0, None)
+            self._log.error("cycle.failed", cause=str(cause), error=str(error))
+        except Exception:  # noqa: BLE001 - one cycle's surprise must not end the daemon
+            self.metrics.cycle_done(cause, 0.0, None)
+            self._log.exception("cycle.failed", cause=str(cause))
+        else:
+            self._tell(result)
+        if cause not in {Cause.EVENT, Cause.DEADLINE}:
+            self._timer.done()
+        self._notify.watchdog()
+
+    def _tell(self, result: CycleResult) -> None:
+        self._standing = replace(self._standing, result=result, at=time.time())
+        self._cycled = True
+        self._teller.cycle(result, self._config.pool, self._config.billing)
+        if result.cause is not Cause.EVENT:
+            self._teller.used(result, self._observer.place)
+        self._notify.status(status_line(result))
+
+    def _tell_ready(self) -> None:
+        """Tell systemd, after the first cycle and once the inbox is empty, or after the grace."""
+        late = time.monotonic() - self._started >= GRACE
+        if not self._told_ready and ((self._cycled and not self._inbox.depth()) or late):
+            self._told_ready = True
+            self._notify.ready()
+            self._log.info("daemon.ready", connected=self._link is not None)
+
+    def _end(self) -> None:
+        self._notify.stopping()
+        self._connector.stop()
+        self._pinner.drain(PATIENCE_AT_END)
+        if self._link is not None:
+            if self._config.pool.on_stop is OnStop.RELEASE:
+                self._release(self._link)
+            self._link.close()
+        self._pinner.stop()
+        self._log.info("daemon.stopped")
+
+    def _release(self, link: Link) -> None:
+        try:
+            result = self._rebalancer.release(link)
+        except EmupoolError as error:
+            self._log.error("release.failed", error=str(error))
+        else:
+            self._log.info("release.done", pins=len(result.outcomes), errors=len(result.errors))
+
+    # libvirt comes and goes
+
+    def _may_connect(self) -> bool:
+        always = self._config.libvirt.reconnect is configuration.Reconnect.ALWAYS
+        return always or daemon_runs()
+
+    def _connected(self, link: Link) -> None:
+        if self._link is not None:
+            self._link.close()
+        self._link = link
+        self._rebalancer.reconnected()
+        self._pinner.warm_up()
+        if self._cycled:
+            self.metrics.libvirt_reconnected()
+        self._stand(connected=True)
+        self._log.info("libvirt.connected", uri=self._config.libvirt.uri)
+
+    def _lost(self, why: str) -> None:
+        """Let the connection go and ask for another; guests keep their pins."""
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+        self._gone(why)
+        self._connector.again()
+
+    def _gone(self, why: str) -> None:
+        if not self._away:
+            self._log.warning("libvirt.away", uri=self._config.libvirt.uri, why=why)
+        self._stand(connected=False)
+
+    def _stand(self, *, connected: bool) -> None:
+        self._away = not connected
+        self.metrics.libvirt_up(connected)
+        self._standing = replace(self._standing, connected=connected)
+
+    # configuration
+
+    def _reload(self) -> bool:
+        """Take the file whole, or keep what there is and say why; True if it was taken."""
+        self._notify.reloading()
+        taken = True
+        try:
+            if self._path is not None:
+                self._take(self._override(configuration.load(self._path)))
+        except EmupoolError as error:
+            taken = False
+            for line in str(error).splitlines():
+                self._log.error("config.refused", problem=line)
+        self.metrics.reload_done(ok=taken, timestamp=time.time())
+        self._notify.ready()
+        return taken
+
+    def _take(self, new: Config) -> None:
+        for change in configuration.changes(self._config, new):
+            self._log.info(
+                "config.changed",
+                key=change.key,
+                old=change.old,
+                new=change.new,
+                needs_restart=change.restart,
+            )
+        config = configuration.effective(self._config, new)
+        self._config = config
+        logs.configure(config.log.level, config.log.format, sys.stderr)
+        self._timer.interval = config.reconcile.interval
+        self._pinner.workers = config.libvirt.pin_workers
+        self._rebalancer.reconfigure(settings_of(config))
+        self._standing = replace(
+            self._standing,
+            dry_run=config.reconcile.dry_run,
+            config=configuration.to_json(config),
+        )
+
+    def _recall(self, checkpoint: Checkpoint) -> Memory:
+        """Return what the state file holds; whatever is wrong with it never blocks a start."""
+        try:
+            saved = checkpoint.load()
+        except StateError as error:
+            self._log.warning("state.unfit", error=str(error))
+            checkpoint.set_aside()
+            return NOTHING
+        return saved.memory if saved is not None else NOTHING

@@ -1,0 +1,129 @@
+"""Pictures for a terminal, drawn from the JSON documents of the command line.
+
+Pure but for `console`: what is drawn is told by the documents alone, so that the picture of a
+daemon elsewhere is the same as one of this host. On a terminal it has colour and fits the width;
+in a pipe it is plain text, wide and without frames. Nothing needs colour to be understood.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.text import Text
+
+from agent.draw import cells, pictures, tables, words
+from agent.draw.words import Paper
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.console import Console, RenderableType
+
+    from agent.draw.words import Json
+
+__all__ = ["Paper", "account", "legend", "picture", "plan", "status", "strips", "topology"]
+
+
+def topology(console: Console, host: Json) -> None:
+    """Print the host: cells side by side, distances, packages, L3 caches, cores, threads."""
+    paper = Paper.of(console)
+    found = pictures.of_topology(host)
+    _print(console, [cells.draw(found, paper, cells.IN_TOPOLOGY), *_homeless(host)], paper)
+
+
+def plan(console: Console, document: Json, host: Json | None = None) -> None:
+    """Print a plan: pools, what moves and why, guests, warnings."""
+    paper = Paper.of(console)
+    parts = [
+        picture(document, host, paper),
+        tables.steps(document, paper) if document["steps"] else Text("Nothing to move."),
+        tables.guests(document, paper),
+        tables.warnings(document, paper),
+    ]
+    _print(console, parts, paper)
+
+
+def status(console: Console, document: Json, host: Json | None = None) -> None:
+    """Print what the daemon says of itself, pools, and what each guest really has.
+
+    The host is the document's own `topology` if it has one; without any, cores are not drawn.
+    """
+    paper = Paper.of(console)
+    host = document.get("topology") if host is None else host
+    parts = [
+        _daemon(document),
+        picture(document, host, paper),
+        tables.steps(document, paper, "Still to do"),
+        tables.truths(document, paper),
+        tables.warnings(document, paper),
+    ]
+    _print(console, parts, paper)
+
+
+def account(console: Console, document: Json) -> None:
+    """Print what each guest is billed, in pCPUs."""
+    _print(console, [tables.account(document)], Paper.of(console))
+
+
+def picture(document: Json, host: Json | None, paper: Paper) -> RenderableType:
+    """Return the cells of a plan or status, with the legend."""
+    return cells.draw(pictures.of_plan(document, host), paper, cells.IN_PLAN)
+
+
+def legend() -> Text:
+    """Return what all letters of a plan mean, in one line."""
+    return Text(", ".join(f"{use} {meaning}" for use, meaning in cells.IN_PLAN.items()))
+
+
+def strips(document: Json, host: Json) -> Iterable[Text]:
+    """Yield one line per cell of a plan: its pCPUs."""
+    for found in pictures.of_plan(document, host):
+        yield Text(f"{found.title}  ") + cells.strip(found)
+
+
+def _daemon(status: Json) -> Text:
+    libvirt, last = status["libvirt"], status["last_cycle"]
+    connected = "connected" if libvirt["connected"] else "NOT CONNECTED"
+    text = Text(f"emupool {words.plain(status['version'])}, {words.plain(libvirt['uri'], 80)} ")
+    text.append(connected, "green" if libvirt["connected"] else "bold red")
+    if status["dry_run"]:
+        text.append(", dry run: nothing is pinned", "bold yellow")
+    return text.append("\n").append_text(_cycle(last))
+
+
+def _cycle(last: Json | None) -> Text:
+    if last is None:
+        return Text("no cycle yet", "bold yellow")
+    text = Text("last cycle: ")
+    if last["at"] is not None:
+        at = datetime.fromtimestamp(last["at"]).astimezone()
+        text.append(f"{at:%Y-%m-%d %H:%M:%S %z}, ")
+    text.append(f"{words.plain(last['event'])}, {last['seconds'] * 1000:.0f} ms, ")
+    text.append(f"{words.counted(last['steps'], 'step')}, ")
+    return text.append(words.counted(last["errors"], "error"), "bold red" if last["errors"] else "")
+
+
+def _homeless(host: Json) -> Iterable[RenderableType]:
+    cpus = pictures.homeless(host)
+    if cpus:
+        yield Text(f"in no cell that has pCPUs online: {words.cpus(str(cpus))}", "red")
+
+
+def _print(console: Console, parts: Iterable[RenderableType], paper: Paper) -> None:
+    """Print the parts with an empty line between; in a pipe, on the paper's own width."""
+    drawn = [part for part in parts if not (isinstance(part, Group) and not part.renderables)]
+    spaced = [one for part in drawn for one in (Text(), part)][1:]
+    width, console.width = console.width, paper.width
+    try:
+        with console.capture() as page:
+            console.print(*spaced, sep="\n", soft_wrap=False)
+    finally:
+        console.width = width
+    text = page.get()
+    if not paper.framed:
+        text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+    # A name may have letters that the output's encoding lacks.
+    console.file.write(text.encode(console.encoding, "replace").decode(console.encoding))
+    console.file.flush()

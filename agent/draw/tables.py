@@ -1,0 +1,204 @@
+"""Guests, steps and warnings as tables that fold rather than flood a terminal; and bills."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from agent.cpuset import CpuSet, union
+from agent.draw import words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from rich.console import RenderableType
+
+    from agent.draw.words import Json, Paper
+
+_WHY: Final = {
+    "evacuate": "pCPU claimed or offline",
+    "arrive": "new in its pool",
+    "drift": "something else changed it",
+    "widen": "the pool grows",
+    "move": "the pool moves",
+    "narrow": "the pool shrinks",
+    "release": "back to its own pins",
+}
+_STATES: Final = {
+    "collision": "bold red",
+    "left": "red",
+    "busy": "yellow",
+    "remote": "yellow",
+    "overcommitted": "yellow",
+    "placed": "green",
+}
+"""From what needs the operator most to what does not."""
+_LAST: Final = len(_STATES)
+_NAMES: Final = 4
+"""Guests that one line of steps names on a terminal."""
+
+Row = tuple[str | Text, ...]
+
+
+def guests(plan: Json, paper: Paper) -> RenderableType:
+    """Return what each guest has and gets; those that are left alone come last."""
+    table = _table("guest", "cell", "policy", "weight", "started on", "gets", "state")
+    return _filled("Guests", table, plan["guests"], _planned, paper)
+
+
+def truths(status: Json, paper: Paper) -> RenderableType:
+    """Return where each guest should be, and what libvirt and the kernel say."""
+    table = _table("guest", "cell", "wanted", "libvirt", "kernel", "verified", "state")
+    return _filled("Guests", table, status["guests"], _true, paper)
+
+
+def steps(plan: Json, paper: Paper, title: str = "Steps") -> RenderableType:
+    """Return what moves, from where to where and why; guests that move alike in one row."""
+    if not plan["steps"]:
+        return Group()
+    named = {row["uuid"]: words.name(row) for row in plan["guests"]}
+    alike: dict[tuple[str, str, bool], list[Json]] = {}
+    for step in plan["steps"]:
+        alike.setdefault((step["reason"], step["to"], step["from"] is None), []).append(step)
+    table = _table("step", "because", "from", "to", "guests")
+    kept = list(alike.items())[: paper.shown(len(alike))]
+    for (reason, to, _), moved in kept:
+        who = words.listed((_mover(step, named) for step in moved), _NAMES if paper.rows else None)
+        _add(table, reason, _WHY.get(reason, ""), _origin(moved), words.cpus(to), who)
+    return Group(words.heading(title), table, *_rest(len(alike) - len(kept)))
+
+
+def _mover(step: Json, named: Mapping[str, str]) -> str:
+    iothread = "" if step["iothread"] is None else f" iothread {step['iothread']}"
+    return named.get(step["uuid"], step["uuid"]) + iothread
+
+
+def _origin(moved: Iterable[Json]) -> str:
+    """Return where those that move alike come from: in a pin, or from several."""
+    origins = {step["from"] for step in moved}
+    if len(origins) == 1:
+        return words.cpus(origins.pop(), "unpinned")
+    return f"within {words.cpus(str(union(map(CpuSet.parse, origins))))}"
+
+
+def warnings(plan: Json, paper: Paper) -> RenderableType:
+    """Return the warnings, and why guests are not simply in their pool."""
+    lines = [
+        f"{words.plain(row['guest'] or 'host')}: {words.plain(row['field'])}: "
+        f"{words.plain(row['text'], words.TEXT)}"
+        for row in plan["warnings"]
+    ]
+    lines += [
+        f"{words.name(row)}: {words.plain(row['reason'], words.TEXT)}"
+        for row in plan["guests"]
+        if row["state"] not in {None, "placed", "overcommitted"}
+    ]
+    if not lines:
+        return Group()
+    kept = lines[: paper.shown(len(lines))]
+    table = Table.grid(padding=(0, 1))
+    for line in kept:
+        table.add_row(Text("!", "bold yellow"), Text(line, overflow="fold"))
+    return Group(words.heading("Warnings"), table, *_rest(len(lines) - len(kept)))
+
+
+def account(document: Json) -> RenderableType:
+    """Return what each guest is billed, and the sums of the cells."""
+    kinds = ("dedicated", "shared", "emulator", "total")
+    table = _table("guest", "cell")
+    for kind in kinds:
+        table.add_column(kind, justify="right")
+    for row in sorted(document["guests"], key=_billed):
+        _add(table, _name(row), _cell(row["cell"]), *(words.decimal(row[kind]) for kind in kinds))
+    for row in document["cells"]:
+        sums = (words.decimal(row[kind]) for kind in kinds)
+        _add(table, "all", _cell(row["id"]), *sums, style="bold")
+    return table
+
+
+def _billed(row: Json) -> tuple[str, str, int]:
+    return row["name"], row["uuid"], -1 if row["cell"] is None else row["cell"]
+
+
+def _planned(row: Json) -> Row:
+    return (
+        _name(row),
+        _cell(row["cell"]),
+        f"{row['policy']} ({row['source']})",
+        row["weight"],
+        words.cpus(row["original"], "unpinned"),
+        words.cpus(row["emulator_pcpus"]),
+        _state(row),
+    )
+
+
+def _true(row: Json) -> Row:
+    stuck = f", {row['stuck']} stuck" if row["stuck"] else ""
+    verified = "yes" if row["verified"] else "no"
+    return (
+        _name(row),
+        _cell(row["cell"]),
+        words.cpus(row["emulator_pcpus"]),
+        words.cpus(row["live"], "unpinned"),
+        words.cpus(row["kernel"]),
+        (verified if row["managed"] else "-") + stuck,
+        _state(row),
+    )
+
+
+def _filled(
+    title: str, table: Table, rows: Sequence[Json], drawn: Callable[[Json], Row], paper: Paper
+) -> RenderableType:
+    """Return `table` with the rows that matter most, and a count of those left out."""
+    if not rows:
+        return Text("No guests.")
+    ordered = sorted(rows, key=_order)
+    kept, left_out = ordered[: paper.shown(len(rows))], ordered[paper.shown(len(rows)) :]
+    for row in kept:
+        _add(table, *drawn(row), style="" if row["managed"] else "dim")
+    alone = sum(not row["managed"] for row in left_out)
+    note = f", {alone} of them not managed" if alone else ""
+    return Group(words.heading(title), table, *_rest(len(left_out), note))
+
+
+def _order(row: Json) -> tuple[int, int, str, str]:
+    cell = -1 if row["cell"] is None else row["cell"]
+    return _rank(row["state"]), cell, row.get("name") or "", row["uuid"]
+
+
+def _rank(state: str | None) -> int:
+    return list(_STATES).index(state) if state in _STATES else _LAST
+
+
+def _state(row: Json) -> Text:
+    state = row["state"] or "not managed"
+    return Text(state, _STATES.get(state, ""))
+
+
+def _name(row: Mapping[str, object]) -> Text:
+    return Text(words.name(dict(row)), overflow="fold")
+
+
+def _cell(cell: object) -> str:
+    return "-" if cell is None else str(cell)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _add(table: Table, *cells: str | Text, style: str = "") -> None:
+    """Add a row; a plain string would be read as markup."""
+    texts = (Text(cell) if isinstance(cell, str) else cell for cell in cells)
+    table.add_row(*texts, style=style)
+
+
+def _rest(left_out: int, note: str = "") -> Iterable[Text]:
+    if left_out > 0:
+        yield Text(f"... and {left_out} more{note}; --json has all", "dim")
