@@ -1,10 +1,10 @@
 """Which pCPUs a pool may take at all.
 
 What every source shares: online, in libvirt's partition, in `pool.cpus`, not reserved, not
-claimed. Then each source subtracts or selects (DESIGN section 3). `reserved` takes only what
-managed guests' own definitions set aside, so the pool cannot collide with a control plane that
-hands those pCPUs to nobody else while their owner exists; an owner that stopped leaves its pCPU
-to the pool for `GRACE` seconds, so that a reboot of the owner moves nobody.
+claimed. Then each source subtracts or selects. `reserved` takes only what managed guests' own
+definitions set aside, so the pool cannot collide with a control plane that hands those pCPUs to
+nobody else while their owner exists; an owner that stopped leaves its pCPU to the pool for `GRACE`
+seconds, so that a reboot of the owner moves nobody.
 
 The result is a value per cell and the warnings met on the way; nothing here looks at need.
 """

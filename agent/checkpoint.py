@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -103,10 +104,12 @@ class Lock:
             text = f"{self.path}: another emupool{holder} holds the lock: stop it first"
             raise Refused(text) from None
         except OSError as error:
+            self._close()
             text = f"{self.path}: {error.strerror}: the lock needs a writable directory"
             raise Refused(text) from error
-        os.ftruncate(self._descriptor, 0)
-        os.write(self._descriptor, f"{os.getpid()}\n".encode())
+        with suppress(OSError):  # a full disk is no reason not to start
+            os.ftruncate(self._descriptor, 0)
+            os.write(self._descriptor, f"{os.getpid()}\n".encode())
         return self
 
     def __exit__(
@@ -152,8 +155,8 @@ def decode(document: dict[str, Any]) -> Saved:
             {str(uuid): _guest(value) for uuid, value in document["guests"].items()},
             tuple(_aside(value) for value in document["set_aside"]),
         )
-        return Saved(memory, float(document["at"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return Saved(memory, _seconds(document["at"]))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise StateError(f"the state file is damaged: {type(error).__name__} {error}") from error
 
 
@@ -165,10 +168,12 @@ def _read(path: Path) -> str | None:
     except OSError as error:
         raise StateError(f"{path}: {error.strerror}") from error
     try:
-        with os.fdopen(descriptor, "rb") as file:
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
             return file.read(_LONGEST).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise StateError(f"{path}: {error}") from error
+    finally:
+        os.close(descriptor)  # a directory's too, which cannot be made a file
 
 
 def _document(text: str) -> dict[str, Any]:
@@ -262,4 +267,10 @@ def _cell_id(value: int | None) -> CellId | None:
 
 
 def _time(value: float | None) -> float | None:
-    return None if value is None else float(value)
+    return None if value is None else _seconds(value)
+
+
+def _seconds(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is no time")
+    return float(value)

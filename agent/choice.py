@@ -1,7 +1,7 @@
 """Which pCPUs: the exact lexicographic minimum, in polynomial time.
 
 Of all sets of a given size within the candidates, the one is chosen whose tuple of counts is
-smallest (DESIGN: real-time neighbours, claimed neighbours, newcomers, wholly free cores, L3
+smallest (real-time neighbours, claimed neighbours, newcomers, wholly free cores, L3
 domains, guests given up, ids).
 
 The first three counts are sums over pCPUs, so the pCPUs fall into eight levels, best first, and

@@ -85,8 +85,8 @@ def run(config_path: Path | None, *, dry_run: bool) -> None:
         config = checked(_load(config_path))
         logs.configure(config.log.level, config.log.format, sys.stderr)
         with Lock(config.state.path):
-            hypervisor.start_event_loop()
-            parts = daemon.Parts(_libvirt(config), host, threads.Threads())
+            loop = hypervisor.EventLoop()
+            parts = daemon.Parts(_libvirt(config), host, threads.Threads(), loop)
             path = config_path or DEFAULT_CONFIG
             service = daemon.Daemon(config, parts, path=path, override=checked)
             answers = http.Answers(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import tenacity
 
-from agent.errors import EmupoolError, HypervisorAway
+from agent.errors import EmupoolError, HypervisorAway, unforeseen
 from agent.events import LinkFailed, LinkUp
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Connector:
         while self._wanted.wait() and not self._ended.is_set():
             self._wanted.clear()
             retrying = tenacity.Retrying(
-                retry=tenacity.retry_if_exception_type(EmupoolError),
+                retry=tenacity.retry_if_exception_type(),
                 wait=tenacity.wait_exponential(multiplier=_FIRST, max=_LONGEST)
                 + tenacity.wait_random(0, _FIRST),
                 stop=tenacity.stop_when_event_set(self._ended),
@@ -71,18 +71,22 @@ class Connector:
             )
             try:
                 link = retrying(self._connect)
-            except EmupoolError:
+            except Exception:  # noqa: BLE001 - whatever it is, it was told; only `stop` ends this
                 return
             self._put(LinkUp(link))
 
     def _connect(self) -> Link:
+        if self._ended.is_set():  # a patience that was cut short is no reason to try once more
+            raise HypervisorAway("stopped")
         if not self._running():
             raise HypervisorAway("no libvirt daemon runs, and none is to be started")
         return self._hypervisor.link(self._put)
 
     def _failed(self, state: tenacity.RetryCallState) -> None:
-        if state.outcome is not None:
-            self._put(LinkFailed(str(state.outcome.exception())))
+        error = state.outcome.exception() if state.outcome is not None else None
+        if isinstance(error, Exception):
+            known = error if isinstance(error, EmupoolError) else unforeseen(error)
+            self._put(LinkFailed(str(known)))
 
 
 def daemon_runs(pidfiles: Iterable[Path] = PIDFILES, proc: Path = Path("/proc")) -> bool:

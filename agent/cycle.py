@@ -103,6 +103,8 @@ def remember(
         known = memory.guests.get(guest.uuid)
         if known is None:
             continue
+        if guest.busy and known.placed is None and before.guest(guest.uuid, guest.start) is None:
+            continue  # not tried yet: an incoming guest's definition, which tells more, is to come
         wanted = planned[guest.uuid]
         target = wanted.emulator_pcpus
         if guest.uuid in left or guest.busy or (target is None and wanted.managed):

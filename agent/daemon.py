@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from agent.config import Config
     from agent.cycle import CycleResult
-    from agent.events import Wake
+    from agent.events import Waiter, Wake
     from agent.pool import Memory
     from agent.port import GuestEvent, Hypervisor, Link
     from agent.sysfs import Sysfs
@@ -57,6 +57,7 @@ class Parts:
     hypervisor: Hypervisor
     sysfs: Sysfs
     threads: Threads
+    loop: Waiter | None = None
 
 
 @dataclass(slots=True)
@@ -89,7 +90,7 @@ class Daemon:
         self._path = path
         self._override = override
         self._log = logs.get("emupool")
-        self._inbox = Inbox()
+        self._inbox = Inbox(parts.loop)
         self.metrics = Metrics()
         self.metrics.inbox_depth(self._inbox.depth)
         self._threads = parts.threads
@@ -191,6 +192,8 @@ class Daemon:
         named = _Named()
         for uuid, events in wake.guests.items():
             self._sort(uuid, events, named)
+        if cause is not Cause.EVENT:
+            named.fresh.clear()  # with a full look a guest may be new to us that is not new
         if cause is Cause.EVENT and not named.guests and not wake.returned:
             return
         self._cycle(self._link, cause, named)
@@ -215,8 +218,9 @@ class Daemon:
         for event in events:
             if event.topic in {Topic.LIFECYCLE, Topic.JOB}:
                 named.freed.add(uuid)
-            if event.started:
+            if event.started or event.resumed:
                 named.fresh.add(uuid)
+            if event.started:
                 self._teller.arrived(uuid, event.at)
 
     def _is_echo(self, event: GuestEvent) -> bool:
@@ -236,7 +240,9 @@ class Daemon:
             self._log.exception("cycle.failed", cause=str(cause))
         else:
             self._tell(result)
-        if cause not in {Cause.EVENT, Cause.DEADLINE}:
+        if cause is Cause.RELOAD:
+            self._timer.expire()  # it acted at once on what is known; now look at everything
+        elif cause not in {Cause.EVENT, Cause.DEADLINE}:
             self._timer.done()
         self._notify.watchdog()
 

@@ -140,7 +140,7 @@ def parse(text: str) -> Domain:
     try:
         root = ET.fromstring(text, ET.XMLParser(target=_NoDoctype()))  # noqa: S314 - entities need a DOCTYPE, refused above
     except (ET.ParseError, ValueError) as error:
-        raise GuestFailed(f"domain XML: {str(error)[:200]}") from None
+        raise GuestFailed(f"domain XML: {error}") from None
     if root.tag != "domain":
         raise GuestFailed(f"domain XML: the root element is {root.tag[:40]!r}, not 'domain'")
     return _Reader(root).domain()

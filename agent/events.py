@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from agent.port import GuestEvent, Link, LinkLost
 
@@ -108,16 +108,29 @@ class Wake:
         self.counts[_LABELS[type(event)]] += 1
 
 
+class Waiter(Protocol):
+    """Something to run while the inbox is empty: libvirt's event loop."""
+
+    def wait(self, until: Callable[[], bool], timeout: float | None) -> None:
+        """Run until `until` holds, or for `timeout` seconds; `wake` makes it look."""
+
+    def wake(self) -> None:
+        """Have `until` looked at; from any thread or signal handler."""
+
+
 class Inbox:
     """The queue between those who notice and the one who decides."""
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, waiter: Waiter | None = None) -> None:
+        """Start empty; with a `waiter`, its loop is run while there is nothing to do."""
         self._queue: SimpleQueue[Event] = SimpleQueue()
+        self._waiter = waiter
 
     def put(self, event: Event) -> None:
         """Add an event; from any thread, callback or signal handler."""
         self._queue.put(event)
+        if self._waiter is not None:
+            self._waiter.wake()
 
     def depth(self) -> int:
         """Return how many events wait."""
@@ -126,8 +139,12 @@ class Inbox:
     def wait(self, timeout: float | None) -> Wake:
         """Return what is there, waiting up to `timeout` seconds (None: for ever) for the first."""
         wake = Wake()
+        limit = timeout if timeout is None else max(0.0, timeout)
         try:
-            wake.add(self._queue.get(timeout=timeout if timeout is None else max(0.0, timeout)))
+            if self._waiter is None:
+                wake.add(self._queue.get(timeout=limit))
+            else:
+                self._waiter.wait(lambda: not self._queue.empty(), limit)
             while True:
                 wake.add(self._queue.get_nowait())
         except Empty:
@@ -172,6 +189,10 @@ class Timer:
     def remaining(self) -> float:
         """Return the seconds left, below 0 when overdue."""
         return self._next - self._clock()
+
+    def expire(self) -> None:
+        """Be due now."""
+        self._next = self._clock()
 
     def done(self) -> None:
         """Start the next interval."""

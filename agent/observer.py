@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from agent.cpuset import CpuSet
     from agent.domainxml import Domain
     from agent.policy import GuestSettings, Verdict
-    from agent.pool import GuestMemory, Memory
+    from agent.pool import Memory
     from agent.port import Link
     from agent.snapshot import Kernel
     from agent.threads import Place
@@ -112,6 +112,7 @@ class Observer:
         self._failures: list[tuple[str, EmupoolError]] = []
         self._problems: tuple[str, ...] = ()
         self._fresh: frozenset[str] = frozenset()
+        self._booted: set[str] = set()
 
     def forget(self) -> None:
         """Trust nothing that was read before: the connection is a new one."""
@@ -132,6 +133,7 @@ class Observer:
         """
         self._failures = []
         self._fresh = frozenset(fresh)
+        self._booted = set()
         host = self._look_at_host(full=named is None)
         if named is None:
             self._look_at_all(link, memory)
@@ -139,7 +141,8 @@ class Observer:
             self._look_at_named(link, memory, named)
         self._resolve(settings)
         for uuid in tuple(self._seen if named is None else self._seen.keys() & set(named)):
-            self._look_at_kernel(uuid, settings, memory)
+            if uuid not in self._booted:  # its first pin will tell
+                self._look_at_kernel(uuid, settings, memory)
         untold = frozenset(uuid for uuid, seen in self._seen.items() if not seen.told)
         return Snapshot(
             host,
@@ -171,7 +174,10 @@ class Observer:
         seen = self._seen.get(uuid)
         if seen is None:
             return
+        text = ""
         if iothread is None:
+            was = f"<emulatorpin cpuset='{seen.domain.emulator}'/>"
+            text = seen.text.replace(was, f"<emulatorpin cpuset='{cpus}'/>")
             domain = replace(seen.domain, emulator=cpus)
         else:
             threads = tuple(
@@ -179,7 +185,8 @@ class Observer:
                 for thread in seen.domain.iothreads
             )
             domain = replace(seen.domain, iothreads=threads)
-        self._seen[uuid] = replace(seen, domain=domain, kernel=kernel or seen.kernel, text="")
+        # If that is how libvirt writes it, the next look need not parse it; else it does.
+        self._seen[uuid] = replace(seen, domain=domain, kernel=kernel or seen.kernel, text=text)
 
     # the host
 
@@ -235,21 +242,24 @@ class Observer:
             return Seen(text, domain, start="", original=domain.pins, told=True)
         if before is not None and before.domain.id == domain.id and not before.occupied:
             return replace(before, text=text, domain=domain)
-        return self._first(link, memory, text, domain)
+        return self._first(link, memory, text, domain, before)
 
-    def _first(self, link: Link, memory: Memory, text: str, domain: Domain) -> Seen:
-        """Read a guest for the first time in this start."""
+    def _first(
+        self, link: Link, memory: Memory, text: str, domain: Domain, before: Seen | None
+    ) -> Seen:
+        """Read a guest for the first time in this start; `before` is what it was until then."""
         place = self._locate(domain)
         start = f"{place.pid}-{place.started}" if place else f"id-{domain.id}"
         recorded = memory.guests.get(domain.uuid)
         booted = domain.uuid in self._fresh and place is not None and not place.arrived
-        recorded = recorded if recorded is not None and recorded.start == start else None
-        if recorded is not None and recorded.placed is not None:
+        if recorded is not None and recorded.start == start:
             original, told = recorded.original, True
         elif booted:  # nobody has pinned it yet: it has what it was started with
-            original, told = domain.pins, link.is_persistent(domain.uuid)
+            original, told = domain.pins, _tells(before, domain.pins)
         else:
-            original, told = _original(link, domain, place, recorded)
+            original, told = _original(link, domain, place)
+        if booted:
+            self._booted.add(domain.uuid)
         occupied = not booted and link.occupied(domain.uuid)
         return Seen(text, domain, start, original, told=told, place=place, occupied=occupied)
 
@@ -324,21 +334,19 @@ def _recorded(domain: Domain, memory: Memory) -> Pins | None:
     return known.original if known is not None and domain.id is not None else None
 
 
-def _original(
-    link: Link, domain: Domain, place: Place | None, recorded: GuestMemory | None
-) -> tuple[Pins, bool]:
-    """Return what the guest was started with, and whether its definition or the memory tells it.
-
-    The definition wins as long as we never pinned: with an incoming guest it arrives at the end.
-    """
+def _original(link: Link, domain: Domain, place: Place | None) -> tuple[Pins, bool]:
+    """Return what the guest was started with, and whether the persistent definition tells it."""
     persistent = link.persistent_xml(domain.uuid)
     if persistent is not None:
         return domainxml.parse(persistent).pins, True
-    if recorded is not None:
-        return recorded.original, True
     if place is not None and place.arrived:
         return Pins(None), False  # its live pin was made for another host, or by an earlier self
     return domain.pins, False
+
+
+def _tells(before: Seen | None, pins: Pins) -> bool:
+    """Tell whether the definition that a stopped guest had, a persistent one, has these pins."""
+    return before is not None and before.domain.id is None and before.domain.pins == pins
 
 
 def _exclusive(original: Pins, shared: CpuSet) -> bool:

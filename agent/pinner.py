@@ -8,7 +8,9 @@ are sent. What an overdue call brings in the end is collected by a later cycle, 
 wakes.
 
 The steps of one guest are one job, carried out in order by one worker: they would wait for the
-same job lock. After each pin the kernel is made to follow and is read back (`threads.settle`).
+same job lock. When a pin is set, the kernel is made to follow and is read back (`threads.settle`)
+by the deciding thread: it has nothing else to do then, and three threads at once would only wait
+for each other between the many small reads.
 
 One thread calls `apply` and `collect`; workers touch nothing but their job and two queues.
 """
@@ -18,7 +20,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -197,11 +199,27 @@ class Pinner:
         if self._threads > max(self.workers, len(self._under_way)):
             self._threads -= 1
             self._todo.put(None)
-        return job.outcomes
+        return [self._settle(outcome, job.place) for outcome in job.outcomes]
+
+    def _settle(self, outcome: Outcome, place: Place | None) -> Outcome:
+        """Make the kernel follow a pin that was set, and read back what it did."""
+        step = outcome.step
+        if outcome.error is not None or place is None:
+            return outcome
+        try:
+            if step.iothread is None:
+                settled = self._settler.settle(place, step.to)
+            else:
+                settled = self._settler.settle_iothread(place, step.iothread, step.to)
+        except EmupoolError as error:
+            return replace(outcome, error=error)
+        except Exception as error:  # noqa: BLE001 - one guest's surprise must not end the cycle
+            return replace(outcome, error=unforeseen(error))
+        return replace(outcome, settled=settled)
 
     def _spawn(self) -> None:
         self._threads += 1
-        worker = _Worker(self._connect, self._settler, self._clock)
+        worker = _Worker(self._connect, self._clock)
         name = f"pin-{self._threads}"
         threading.Thread(target=self._work, args=(worker,), name=name, daemon=True).start()
 
@@ -221,11 +239,8 @@ class Pinner:
 class _Worker:
     """One thread's connection, and what it does with a job."""
 
-    def __init__(
-        self, connect: Callable[[], Hand], settler: Settler, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, connect: Callable[[], Hand], clock: Callable[[], float]) -> None:
         self._connect = connect
-        self._settler = settler
         self._clock = clock
         self._hand: Hand | None = None
 
@@ -243,21 +258,19 @@ class _Worker:
     def carry_out(self, job: Job) -> None:
         for step in job.steps:
             started = self._clock()
-            error, settled = self._attempt(step, job.place)
-            job.outcomes.append(Outcome(step, started, self._clock() - started, error, settled))
+            error = self._attempt(step)
+            job.outcomes.append(Outcome(step, started, self._clock() - started, error))
             if error is not None:
                 return
 
-    def _attempt(
-        self, step: Step, place: Place | None
-    ) -> tuple[EmupoolError | None, Settled | None]:
+    def _attempt(self, step: Step) -> EmupoolError | None:
         try:
             self._pin(step)
-            return None, self._settle(step, place)
         except EmupoolError as error:
-            return error, None
+            return error
         except Exception as error:  # noqa: BLE001 - one guest's surprise must not end the worker
-            return unforeseen(error), None
+            return unforeseen(error)
+        return None
 
     def _pin(self, step: Step) -> None:
         """Pin, over a new connection if the one at hand turns out to be dead."""
@@ -276,13 +289,6 @@ class _Worker:
             hand.pin_emulator(step.uuid, step.to)
         elif step.iothread is not None:
             hand.pin_iothread(step.uuid, step.iothread, step.to)
-
-    def _settle(self, step: Step, place: Place | None) -> Settled | None:
-        if place is None:
-            return None
-        if step.kind is Kind.EMULATOR:
-            return self._settler.settle(place, step.to)
-        return self._settler.settle_iothread(place, step.iothread or 0, step.to)
 
 
 def jobs(steps: Iterable[Step], places: Callable[[str], Place | None]) -> list[Job]:

@@ -87,7 +87,8 @@ class Placer:
         crowded = cell.over and total(g.verdict.weight for g in fitting) > cell.capacity
         state = State.OVERCOMMITTED if crowded else State.PLACED
         reason = (
-            f"{cell.guests} guests of weight {cell.weight} share {cell.emulator_cpus}"
+            f"{cell.guests} {'guest' if cell.guests == 1 else 'guests'} of weight {cell.weight}"
+            f" on {cell.emulator_cpus}"
             f" at ratio {cell.ratio} in cell {cell.id}"
         )
         for guest in guests:

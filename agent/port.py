@@ -33,7 +33,8 @@ class GuestEvent:
     topic: Topic
     at: float  # monotonic seconds
     tuned: tuple[tuple[str, str], ...] = ()
-    started: bool = False
+    started: bool = False  # its start was announced
+    resumed: bool = False  # its vCPUs run (again): comes before `started` when it boots
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,6 @@ class Link(Protocol):
 
     def persistent_xml(self, uuid: str) -> str | None:
         """Return the persistent definition, None if it has none."""
-
-    def is_persistent(self, uuid: str) -> bool:
-        """Tell whether it has a persistent definition."""
 
     def occupied(self, uuid: str) -> bool:
         """Tell whether a job is known to hold the guest now (it starts, migrates, is saved)."""

@@ -25,7 +25,7 @@ from agent.pool import NOTHING, Memory, PoolSettings
 from agent.transition import Kind, Present, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from agent.checkpoint import Checkpoint
     from agent.observer import Observer, Snapshot
@@ -44,7 +44,8 @@ _GAP: Final = 1.0
 """Seconds by which a busy guest lets another one go first."""
 
 
-_PARTIAL: Final = frozenset({Cause.EVENT, Cause.DEADLINE})
+_PARTIAL: Final = frozenset({Cause.EVENT, Cause.DEADLINE, Cause.RELOAD})
+"""Cycles that read only what was named: a reload acts at once, and a full one follows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,16 +129,18 @@ class Rebalancer:
     ) -> CycleResult:
         """Look, plan and act once.
 
-        `named` are the guests to look at in an event cycle; of these `freed` have a job that may
-        XX HypervisorAway if libvirt cannot be asked: then nothing was done.
+        `named` are the guests to look at in an event cycle; the job of `freed` ones may have
+        ended, the starts of `fresh` ones were announced just now. HypervisorAway if libvirt
+        cannot be asked: then nothing was done.
         """
         started = self._clock()
+        self._deadline = None  # should this cycle fail, time alone calls for no other one
         late = self._pins.collect()
         self._absorb(late, started)
         for uuid in freed:
             self._retries.pop(uuid, None)
-        looked = None if cause not in _PARTIAL else {*named, *(o.step.uuid for o in late)}
-        self._take_turns(started)
+        due = self._take_turns(started)
+        looked = None if cause not in _PARTIAL else {*named, *due, *(o.step.uuid for o in late)}
         snapshot = self._observer.look(
             link, self.settings.guests, self._memory, looked, self._held(started), fresh
         )
@@ -146,6 +149,8 @@ class Rebalancer:
         self._prune_stuck(plan, snapshot.guests)
         steps = transition.diff(plan, snapshot.guests, self._present(snapshot.host))
         outcomes = late
+        for uuid in due - {step.uuid for step in steps}:
+            self._retries.pop(uuid, None)  # nothing is left to try
         if not self.settings.dry_run:
             outcomes = late + self._act(plan, snapshot, steps, cause)
         return CycleResult(
@@ -167,6 +172,7 @@ class Rebalancer:
     def release(self, link: Link) -> CycleResult:
         """Give every guest that is or was ours its original pins back."""
         started = self._clock()
+        self._absorb(self._pins.collect(), started)
         snapshot = self._observer.look(link, self.settings.guests, self._memory, None)
         plan = planner.plan(self._question(snapshot, started, damped=True))
         ours = [g for g in snapshot.guests if self._is_ours(g)]
@@ -174,8 +180,8 @@ class Rebalancer:
         applied = self._pins.apply(pinner.jobs(steps, self._observer.place))
         outcomes = list(applied.outcomes) + self._pins.drain(PATIENCE_AT_END)
         self._absorb(outcomes, self._clock())
-        failed = {o.step.uuid for o in outcomes if o.error} | self._pins.under_way()
-        kept = {u: m for u, m in self._memory.guests.items() if u in failed}
+        left = undone(steps, outcomes) | self._pins.under_way()
+        kept = {u: m for u, m in self._memory.guests.items() if u in left}
         self._memory = replace(self._memory, cells={}, guests=kept)
         self._save(self._clock())
         return CycleResult(
@@ -212,23 +218,27 @@ class Rebalancer:
         managed = guest.verdict.policy in self.settings.guests.manage
         return managed or guest.uuid in self._memory.guests
 
-    def _take_turns(self, now: float) -> None:
-        """Let what is due be tried: failing guests all, busy ones one at a time.
+    def _take_turns(self, now: float) -> set[str]:
+        """Let what is due be tried: failing guests all, busy ones one at a time; return them.
 
         The one whose turn it is gets its next date now; success or failure will say better.
         """
         due = sorted((r.due, uuid) for uuid, r in self._retries.items() if r.due <= now)
         waits = bool(self._pins.under_way() & self._retries.keys())
         self._turn = ""
+        tried = set()
         for _, uuid in due:
             retry = self._retries[uuid]
+            if retry.busy and waits:
+                retry.due = now + _GAP
+                continue
+            tried.add(uuid)
             if not retry.busy:
                 retry.due = math.inf
-            elif waits:
-                retry.due = now + _GAP
             else:
                 self._turn, waits = uuid, True
                 retry.due = now + BACK_OFF[-1]
+        return tried
 
     def _held(self, now: float) -> set[str]:
         """Return the guests that are known to be busy and not to be tried now."""
@@ -242,8 +252,7 @@ class Rebalancer:
     ) -> list[Outcome]:
         before = self._memory
         self._memory = plan.memory
-        first = {step.uuid for step in steps if step.reason is Reason.ARRIVE}
-        if first & snapshot.untold:
+        if any(s.uuid in snapshot.untold and not self._had_pinned(before, s.uuid) for s in steps):
             self._save(self._clock())  # the original would die with us
         now = self._clock()
         ready = [s for s in steps if cause not in _PARTIAL or not self._backs_off(s.uuid, now)]
@@ -263,13 +272,21 @@ class Rebalancer:
         retry = self._retries.get(uuid)
         return retry is not None and not retry.busy and now < retry.due < math.inf
 
-    def _absorb(self, outcomes: Iterable[Outcome], now: float) -> None:
-        """Take in what became of steps."""
+    def _had_pinned(self, before: Memory, uuid: str) -> bool:
+        """Tell whether this start of a guest was pinned by us already."""
+        now = self._memory.guests.get(uuid)
+        known = before.guest(uuid, now.start) if now is not None else None
+        return known is not None and known.placed is not None
+
+    def _absorb(self, outcomes: Sequence[Outcome], now: float) -> None:
+        """Take in what became of steps; those of one guest come together."""
+        failed = {outcome.step.uuid for outcome in outcomes if outcome.error is not None}
         for outcome in outcomes:
             uuid = outcome.step.uuid
             if outcome.error is None:
-                self._retries.pop(uuid, None)
                 self._follow(outcome)
+                if uuid not in failed:
+                    self._place(outcome.step)
             elif not isinstance(outcome.error, GuestGone):
                 self._fail(uuid, now, busy=isinstance(outcome.error, GuestBusy))
 
@@ -279,6 +296,10 @@ class Rebalancer:
         self._observer.pinned(step.uuid, step.iothread, step.to, kernel)
         if settled is not None:
             self._stuck[step.uuid] = self._stuck.get(step.uuid, frozenset()) | set(settled.stuck)
+
+    def _place(self, step: Step) -> None:
+        """Remember where a guest is, now that none of its steps failed."""
+        self._retries.pop(step.uuid, None)
         memory = self._memory.guests.get(step.uuid)
         if memory is not None and step.kind is Kind.EMULATOR:
             placed = None if step.reason is Reason.RELEASE else step.to

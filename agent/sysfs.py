@@ -40,7 +40,7 @@ _NODE = re.compile(r"node(0|[1-9][0-9]{0,4})\Z")
 _INDEX = re.compile(r"index(0|[1-9][0-9]{0,4})\Z")
 
 # Lists before masks, documented names before deprecated ones. The list of a pCPU's core got its
-# present name with Linux 5.3; lists came with 2.6.26, before that there were masks only.
+# present name with Linux 5.3; the oldest kernels had masks only.
 _SIBLINGS: Final = ("core_cpus_list", "thread_siblings_list", "core_cpus", "thread_siblings")
 _SHARERS: Final = ("shared_cpu_list", "shared_cpu_map")
 _NODE_CPUS: Final = ("cpulist", "cpumap")

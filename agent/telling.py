@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from agent import accounting, logs
 from agent.cycle import drifts
-from agent.errors import GuestFailed
+from agent.errors import EmupoolError, GuestFailed
 from agent.metrics import shown
 from agent.transition import Kind, Reason
 
@@ -80,7 +81,8 @@ class Teller:
         for guest in result.guests:
             home, place = homes.get(guest.uuid), places(guest.uuid)
             if home is not None and place is not None:
-                self._add_times(guest, home, self._times(place))
+                with suppress(EmupoolError):  # it ended, or cannot be read: the next look tells
+                    self._add_times(guest, home, self._times(place))
         self._emulator_time.forget(guest.uuid for guest in result.guests if guest.active)
 
     def _add_times(self, guest: Guest, cell: CellId, times: Times | None) -> None:

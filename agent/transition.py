@@ -14,16 +14,15 @@ guest did not even have what we gave it last.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from agent.cpuset import EMPTY, union
-from agent.pool import Memory
+from agent.cpuset import EMPTY
 from agent.snapshot import followers
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from agent.cpuset import CpuSet
     from agent.domainxml import IoThread
@@ -31,17 +30,7 @@ if TYPE_CHECKING:
     from agent.pool import GuestMemory
     from agent.snapshot import Guest, Thread
 
-__all__ = [
-    "Drift",
-    "Kind",
-    "Present",
-    "Reason",
-    "Step",
-    "diff",
-    "followers",
-    "releases",
-    "remember",
-]
+__all__ = ["Drift", "Kind", "Present", "Reason", "Step", "diff", "followers", "releases"]
 
 
 class Kind(StrEnum):
@@ -127,31 +116,6 @@ def releases(guests: Iterable[Guest], present: Present) -> tuple[Step, ...]:
         for step in _release(guest, _placed(guest, present), present)
     ]
     return tuple(sorted(steps, key=lambda step: step.order))
-
-
-def remember(plan: Plan, guests: Iterable[Guest], undone: Container[str]) -> Memory:
-    """Return the memory of `plan` after its steps: where each guest was put.
-
-    `undone` are the guests of whose steps one failed, or was not sent. Who was released is
-    forgotten; a pCPU lingers in its pool while a guest is still placed there.
-    """
-    planned = {guest.uuid: guest for guest in plan.guests}
-    after = dict(plan.memory.guests)
-    for guest in guests:
-        memory = after.get(guest.uuid)
-        if memory is None or guest.busy or guest.uuid in undone:
-            continue
-        wanted = planned[guest.uuid]
-        if not wanted.managed:
-            del after[guest.uuid]
-        elif wanted.emulator_pcpus not in {None, memory.placed}:
-            after[guest.uuid] = replace(memory, placed=wanted.emulator_pcpus)
-    placed = union(memory.placed for memory in after.values() if memory.placed is not None)
-    cells = {
-        cell: replace(memory, lingering=memory.lingering & placed) if memory.lingering else memory
-        for cell, memory in plan.memory.cells.items()
-    }
-    return Memory(cells, after, plan.memory.set_aside)
 
 
 def _placed(guest: Guest, present: Present) -> CpuSet | None:

@@ -98,13 +98,14 @@ def arrivals(libvirtd: Libvirtd, service: Service, floor: Floor, watch: Watch, t
     }
     for number in range(turns):
         for name, (policy, other) in contestants.items():
-            guest = libvirtd.guest(f"{name}-{number}", metadata_policy=policy)
+            guest = libvirtd.guest(f"{name}-{number}", metadata_policy=policy).define()
             settled(service)
             with alone(other):
-                guest.create()
+                guest.start()
                 times[name].append(watch.reaction(guest.uuid, "0"))
                 verify([guest], "0")
             guest.destroy()
+            guest.undefine()
     return report("event to pinned", times["floor"], times["agent"], GOAL_ARRIVAL)
 
 
@@ -113,7 +114,7 @@ def reloads(
 ) -> bool:
     """Re-pin `count` guests between one pCPU and two, in turns."""
     guests = [
-        libvirtd.guest(f"many-{n}", metadata_policy="isolate").create(paused=True)
+        libvirtd.guest(f"many-{n}", metadata_policy="isolate").define().start(paused=True)
         for n in range(count)
     ]
     times: dict[str, list[float]] = {"floor": [], "agent": []}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent import policy
 from agent.cpuset import CellId, CpuSet, union
-from agent.domainxml import Domain, IoThread, NovaMetadata, Pins, Vcpu
+from agent.domainxml import Domain, Flaw, IoThread, NovaMetadata, Pins, Vcpu
 from agent.policy import Policy, Source, Verdict
 from agent.pool import CellSettings, PoolSettings
 from agent.snapshot import Guest, Kernel, Thread
@@ -275,6 +275,10 @@ def obedient(cpus: CpuSet, parent: CpuSet | None = None, threads: int = 2) -> Ke
 def fleet(count: int, **keys: Any) -> tuple[Guest, ...]:  # noqa: ANN401 - those of `guest`
     """Return guests that are alike."""
     return tuple(guest(number, **keys) for number in range(1, count + 1))
+
+
+def flawed(one: Guest, *flaws: Flaw) -> Guest:
+    return replace(one, verdict=replace(one.verdict, flaws=flaws))
 
 
 def relabelled(one: Guest, policy: Policy = Policy.IGNORE) -> Guest:

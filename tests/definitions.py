@@ -61,4 +61,4 @@ NOVA_ISOLATE: Final = """
     <memnode cellid='0' mode='strict' nodeset='0'/>
   </numatune>
 """
-"""A 2-vCPU isolate guest as Nova 2026.1 writes it (FACTS.md)."""
+"""A 2-vCPU isolate guest as Nova 2026.1 writes it."""

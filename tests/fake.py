@@ -37,12 +37,14 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """Stands still but for `now += seconds`."""
+    """Stands still but for `now += seconds`, or leaps whenever it is read."""
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self.leap = 0.0
 
     def __call__(self) -> float:
+        self.now += self.leap
         return self.now
 
 
@@ -78,10 +80,6 @@ class Connection:
         with self._fake.called(self, Call("persistent_xml", uuid)) as guests:
             guest = guests[uuid]
             return None if guest.persistent is None else guest.xml(inactive=True)
-
-    def is_persistent(self, uuid: str) -> bool:
-        with self._fake.called(self, Call("is_persistent", uuid)) as guests:
-            return guests[uuid].persistent is not None
 
     def occupied(self, uuid: str) -> bool:
         with self._fake.called(self, Call("occupied", uuid)) as guests:

@@ -32,7 +32,7 @@ MEMORY: Final = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 class Kernel:
     """How a kernel tells: each field is a habit that some have, and the defaults are of Linux 6."""
 
-    lists: bool = True  # False: masks only, as before 2.6.26
+    lists: bool = True  # False: masks only, as the oldest had
     present_names: bool = True  # False: before 5.3, no `core_cpus` nor `die_id`
     top_level: bool = True  # False: no `online`, `present`, `possible`
     node_directories: bool = True  # False: only the links of the pCPUs say what node they are in

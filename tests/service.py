@@ -49,7 +49,7 @@ class Service:
             "http": {"listen": "127.0.0.1:0"},
             "state": {"path": str(self.state)},
             "log": {"level": "debug", "format": "json"},
-            "reconcile": {"interval": 1},
+            "reconcile": {"interval": 0.5},
             "pool": {"emulator_overcommit_ratio": 2, "shrink_delay": 1},
         }
         self.configure(**tables)

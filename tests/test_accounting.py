@@ -1,4 +1,4 @@
-"""What guests are billed, exactly, and the invariants of section 8."""
+"""What guests are billed, exactly, and what the bills never exceed."""
 
 from __future__ import annotations
 

@@ -186,6 +186,7 @@ def test_sighup_with_a_broken_file_changes_nothing_and_says_so(
 ) -> None:
     guest = start("guest")
     wait_on(ZERO, guest)
+    service.settle()
     before = service.repins()
     service.configure(pool={"emulator_overcommit_ratio": 0, "sorce": "free"})
     service.hup()

@@ -181,6 +181,11 @@ def test_free_under_nova_takes_nothing_unless_pool_cpus_is_given_and_says_so() -
     assert [(one.guest, one.field) for one in told.warnings] == [(None, "pool source of cell 0")]
 
 
+def test_a_set_keeps_off_pcpus_that_unmanaged_guests_have_to_themselves() -> None:
+    other = guest(2, policy=Policy.SHARE, emulator="2")
+    assert candidates(other, settings=pool_settings(source=PoolSource.SET, cpus="1-3")) == "1,3"
+
+
 def test_a_claim_inside_a_set_is_the_operators_error() -> None:
     settings = pool_settings(source=PoolSource.SET, cpus="3-5")
     told = found(World(EIGHT, (CLAIMS,), settings))
@@ -272,6 +277,8 @@ class TestGrace:
         back = replace(guest(2, emulator="7"), start="another", age=99)
         world = world.having(*world.guests, back).settle()
         assert self.left(world.later(1000)) == "6-7"
+        again = world.later(1000).without(2).settle()
+        assert self.left(again.later(GRACE - 0.1)) == "6-7", "each stop has its own 30 s"
 
     def test_its_owner_runs_but_sets_nothing_aside_any_more(self) -> None:
         world = self.running()

@@ -1,6 +1,6 @@
 """Trees of real hosts, against what hwloc and lscpu agree on about them.
 
-The trees lie beside the repository, not in it: /work/shared/topologies, with a README that says
+The trees lie beside the repository, not in it: ../shared/topologies, with a README that says
 what each fact means.
 """
 

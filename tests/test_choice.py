@@ -1,4 +1,4 @@
-"""The choice of pCPUs against a brute-force oracle that reads like DESIGN section 3."""
+"""The choice of pCPUs against a brute-force oracle that reads like the rule."""
 
 from __future__ import annotations
 
@@ -110,6 +110,21 @@ def test_every_state_of_a_tiny_host() -> None:
     assert not wrong[:1]
 
 
+def test_every_state_of_three_cores() -> None:
+    """Two criteria that count groups need three of them to disagree."""
+    states = "candidate", "present", "reserved"
+    for state, l3, size in product(product(states, repeat=6), (2, 4), (1, 2, 3)):
+        are = {name: CpuSet(n for n in range(6) if state[n] == name) for name in states}
+        asked = Request(
+            size=size,
+            candidates=are["candidate"] | are["present"],
+            groups=CellGroups(slices(6, 2), slices(6, l3)),
+            reserved=are["reserved"],
+            present=are["present"],
+        )
+        assert choose(asked) == oracle(asked)
+
+
 SMT: Final = CellGroups(slices(8, 2), slices(8, 8))
 
 
@@ -177,6 +192,14 @@ def request(
             request(1, reserved="4", candidates="0-3,5-7"),
             "5",
             id="a core with a reserved thread is not wholly free",
+        ),
+        pytest.param(
+            replace(
+                request(2, candidates="0-1,2,4", reserved="3,5"),
+                groups=CellGroups(slices(8, 2), slices(8, 2)),
+            ),
+            "2,4",
+            id="cores count before L3 domains",
         ),
         pytest.param(
             request(2, candidates="0,2,4-5", carried={0: 1, 2: 2}),

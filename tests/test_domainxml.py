@@ -65,6 +65,7 @@ def test_the_least_that_is_a_domain() -> None:
 def test_the_effective_mask_of_a_vcpu(inner: str, masks: list[str | None]) -> None:
     found = parse(domain_xml(inner))
     assert [vcpu.cpus and str(vcpu.cpus) for vcpu in found.vcpus] == masks
+    assert str(found.claims) == ",".join(mask for mask in masks if mask == "4")
 
 
 def test_the_cpuset_of_vcpu_is_the_mask_where_there_is_no_pin() -> None:
@@ -239,6 +240,10 @@ def test_what_cannot_be_read_is_a_flaw_and_counts_as_absent(inner: str, field: s
     assert found.claims == CpuSet()
     assert found.memory_nodes is None
     assert found.iothreads == ()
+
+
+def test_the_encoding_that_a_text_says_it_has_is_nothing_to_text() -> None:
+    assert parse("<?xml version='1.0' encoding='none-such'?>" + domain_xml()).uuid == uuid_of(1)
 
 
 @pytest.mark.parametrize("count", ["two", "", "-1", "1e3", str(MAX_VCPUS + 1), "9" * 400])

@@ -193,12 +193,20 @@ class TestSpill:
         settings = replace(
             settings, default=replace(settings.default, on_shortage=OnShortage.SPILL)
         )
-        stay = tuple(guest(n, memnode=[1]) for n in range(1, 4))
-        assert set(homes(World(TWO, stay, settings)).values()) == {1}
+        stay = (*(guest(n, memnode=[1]) for n in range(1, 4)), guest(4, memnode=[0]))
+        assert homes(World(TWO, stay, settings)) == {1: 1, 2: 1, 3: 1, 4: 0}
+
+    def test_who_has_to_go_elsewhere_goes_in_order_of_age(self) -> None:
+        spill = pool_settings(ratio=1, on_shortage=OnShortage.SPILL, cpus="0-3,5")
+        world = World(FOUR, tuple(guest(n, memnode=[0]) for n in (1, 2, 3)), spill).settle()
+        assert homes(world)[3] == 1
+        natives = tuple(guest(n, memnode=[1]) for n in (4, 5))
+        crowded = world.having(*world.guests, *natives, guest(6, memnode=[0]))
+        assert homes(crowded) == {1: 0, 2: 0, 3: 2, 4: 1, 5: 1, 6: 0}
 
     def test_back_home_when_there_has_been_room_for_the_shrink_delay(self) -> None:
         world = self.crowd().settle().without(1).settle()
-        assert world.plan().deadline == world.now + 30
+        assert world.memory.guests[uuid_of(3)].room_since == world.now
         assert homes(world.later(29.9)) == {2: 0, 3: 1}
         assert homes(world.later(30)) == {2: 0, 3: 0}
         assert homes(replace(world, damped=False)) == {2: 0, 3: 0}, "a reload does not wait"
@@ -211,6 +219,12 @@ class TestSpill:
         assert homes(world.later(29.9))[3] == 1
         assert homes(world.later(30))[3] == 0
 
+    def test_the_planner_asks_to_be_woken_when_the_wait_is_over(self) -> None:
+        settings = replace(SPILL, default=replace(SPILL.default, min_cpus=2))
+        world = replace(self.crowd(), settings=settings).settle().without(1).settle()
+        assert all(cell.oversize_since is None for cell in world.memory.cells.values())
+        assert world.later(9).plan().deadline == world.now + 30
+
     def test_of_two_remote_guests_the_older_returns(self) -> None:
         world = self.crowd(4).settle().without(1).settle().later(30).settle()
         assert homes(world) == {2: 0, 3: 0, 4: 1}
@@ -219,6 +233,7 @@ class TestSpill:
         world = self.crowd().settle()
         for seconds in (1, 100, 10000):
             assert homes(world.later(seconds)) == {1: 0, 2: 0, 3: 1}
+        assert world.plan().deadline is None
 
     @given(
         st.lists(

@@ -255,7 +255,6 @@ class TestHypervisor:
     def test_a_transient_guest_has_no_persistent_definition(self, backend: Backend) -> None:
         uuid = backend.operator.create("a", emulatorpin="0")
         assert backend.link.persistent_xml(uuid) is None
-        assert not backend.link.is_persistent(uuid)
         backend.hand.pin_emulator(uuid, TWO)
         assert backend.live(uuid).emulator == TWO
         assert backend.link.persistent_xml(uuid) is None
@@ -265,9 +264,8 @@ class TestHypervisor:
         self, backend: Backend
     ) -> None:
         uuid = backend.operator.start(backend.operator.define("a"))
-        assert backend.link.is_persistent(uuid)
+        assert backend.link.persistent_xml(uuid) is not None
         backend.operator.undefine(uuid)
-        assert not backend.link.is_persistent(uuid)
         assert backend.link.persistent_xml(uuid) is None
         assert backend.live(uuid).id is not None
 
@@ -289,7 +287,6 @@ class TestHypervisor:
         asked: list[Callable[[], object]] = [
             lambda: link.xml(NOBODY),
             lambda: link.persistent_xml(NOBODY),
-            lambda: link.is_persistent(NOBODY),
             lambda: link.occupied(NOBODY),
             lambda: hand.pin_emulator(NOBODY, ONE),
             lambda: hand.pin_iothread(NOBODY, 1, ONE),
@@ -426,7 +423,6 @@ class TestHypervisor:
             backend.link.active_ids,
             lambda: backend.link.xml(uuid),
             lambda: backend.link.persistent_xml(uuid),
-            lambda: backend.link.is_persistent(uuid),
             lambda: backend.link.occupied(uuid),
             lambda: backend.hand.pin_emulator(uuid, TWO),
         ]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from agent.metrics import Shown
 
-# DESIGN section 7, as it stands there: names without prefix, and their labels.
+# What operators were promised: names without prefix, and their labels.
 GAUGES: Final = {
     "emulator_overcommit_ratio": "cell",
     "pool_cpus": "cell",

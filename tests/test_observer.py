@@ -247,7 +247,6 @@ def test_a_live_pin_that_arrived_from_elsewhere_is_no_original(bench: Bench) -> 
 
 def test_a_definition_that_arrives_with_the_guest_tells_the_original(bench: Bench) -> None:
     uuid = bench.fake.migrate_in("a", metadata_policy="isolate", emulatorpin="3")
-    bench.record(uuid, Pins(None))  # by the plan, while it was on its way
     assert bench.see(uuid).original == Pins(None)
     bench.fake.finish(uuid, emulatorpin="2")
     assert bench.see(uuid, uuid).original == Pins(TWO)

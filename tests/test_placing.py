@@ -1,4 +1,4 @@
-"""Where each guest of a cell goes: section 3 of the design, sentence by sentence."""
+"""Where each guest of a cell goes: into the pool, to a refuge, or nowhere."""
 
 from __future__ import annotations
 

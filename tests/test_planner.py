@@ -98,6 +98,12 @@ def test_memory_of_who_is_gone_is_dropped() -> None:
     assert world.without(1).plan().memory.guests.keys() == {uuid_of(2)}
 
 
+def test_memory_of_who_stopped_is_dropped() -> None:
+    world = World(EIGHT, fleet(1)).settle()
+    stopped = replace(guest(1, running=False), start=world.find(1).start)
+    assert world.changed(stopped).plan().memory.guests == {}
+
+
 def test_memory_of_who_is_managed_no_more_is_kept_until_it_is_released() -> None:
     world = World(EIGHT, fleet(1, emulator="6")).settle()
     one = world.find(1)
@@ -110,7 +116,7 @@ def test_memory_of_who_is_managed_no_more_is_kept_until_it_is_released() -> None
 
 
 class TestNova:
-    """Guests as Nova 2026.1 writes them (FACTS.md)."""
+    """Guests as Nova 2026.1 writes them."""
 
     HOST: Final = host(cells=2, cores=8, smt=1)
 
@@ -241,4 +247,4 @@ def test_everything_is_told_about_an_answer() -> None:
     decided = World(EIGHT, (one,), memory=NOTHING).plan()
     planned = decided.guests[0]
     assert (planned.name, planned.original) == ("a\nb", one.original)
-    assert planned.reason == "1 guests of weight 1 share 0 at ratio 8 in cell 0"
+    assert planned.reason == "1 guest of weight 1 on 0 at ratio 8 in cell 0"

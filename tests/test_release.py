@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent import transition
+from agent.cycle import remember
 from agent.domainxml import IoThread
+from agent.snapshot import Thread
 from agent.transition import Drift, Kind, Present, Reason
 from tests.builders import (
     EIGHT,
@@ -44,6 +46,11 @@ def test_which_iothreads_follow(pin: str | None, *, follows: bool) -> None:
     assert [(step.iothread, step.was, step.to) for step in steps] == (
         [(1, cpus("7"), cpus("0"))] if follows else []
     )
+
+
+def test_where_nothing_is_pinned_no_iothread_follows() -> None:
+    world = World(EIGHT, (guest(1, iothreads=[None]),))
+    assert [step.kind for step in world.steps()] == [Kind.EMULATOR]
 
 
 def test_an_iothread_that_had_no_original_pin_follows_nobody() -> None:
@@ -94,6 +101,13 @@ def test_drift_of_an_iothread(pin: str, seen: Kernel, drift: Drift | None) -> No
     assert [(step.kind, step.reason, step.drift) for step in steps] == (
         [(Kind.IOTHREAD, Reason.DRIFT, drift)] if drift else []
     )
+
+
+def test_each_iothread_is_looked_at_by_itself() -> None:
+    world = placed(1, iothreads=["7", "7"])
+    astray = ((1, (Thread(200, cpus("2-3")),)), (2, (Thread(201, cpus("2")),)))
+    one = replace(world.find(1), kernel=replace(kernel(), iothreads=astray))
+    assert [step.iothread for step in world.changed(one).steps()] == [2]
 
 
 # release
@@ -163,7 +177,9 @@ class TestRemember:
         return World(EIGHT, (guest(1, emulator="7"), guest(2, emulator="0")))
 
     def remembered(self, world: World, *undone: int) -> dict[int, str | None]:
-        memory = transition.remember(world.plan(), world.guests, {uuid_of(n) for n in undone})
+        plan = world.plan()
+        left = frozenset(uuid_of(number) for number in undone)
+        memory = remember(plan.memory, plan, world.memory, world.guests, left)
         return {
             int(uuid[-12:], 16): str(one.placed) if one.placed else None
             for uuid, one in memory.guests.items()
@@ -178,7 +194,11 @@ class TestRemember:
     def test_not_the_busy(self) -> None:
         world = self.world()
         busy = replace(world.find(1), busy=True)
-        assert self.remembered(world.changed(busy)) == {1: None, 2: "0"}
+        assert self.remembered(world.changed(busy)) == {2: "0"}, "never tried"
+        settled = placed(1)
+        busy = replace(settled.find(1), busy=True)
+        moved = replace(settled.changed(busy), settings=pool_settings(cpus="5"), damped=False)
+        assert self.remembered(moved) == {1: "2-3"}
 
     def test_who_is_left_keeps_what_he_had(self) -> None:
         world = replace(self.world().settle(), settings=pool_settings(reserved_cpus="0-7"))
@@ -193,12 +213,14 @@ class TestRemember:
     def test_the_rest_of_the_memory_is_the_plans(self) -> None:
         world = self.world()
         plan = world.plan()
-        memory = transition.remember(plan, world.guests, ())
+        memory = remember(plan.memory, plan, world.memory, world.guests, frozenset())
         assert (memory.cells, memory.set_aside) == (plan.memory.cells, plan.memory.set_aside)
 
     def test_a_pcpu_lingers_while_a_guest_is_placed_there(self) -> None:
         world = replace(placed(1, 2), settings=pool_settings(cpus="2-3"), damped=False)
         cell = world.host.cells[0].id
-        for undone, lingering in (((), ""), ((uuid_of(2),), "3")):
-            memory = transition.remember(world.plan(), world.guests, undone)
+        plan = world.plan()
+        for numbers, lingering in (((), ""), ((2,), "3")):
+            left = frozenset(map(uuid_of, numbers))
+            memory = remember(plan.memory, plan, world.memory, world.guests, left)
             assert str(memory.cells[cell].lingering) == lingering

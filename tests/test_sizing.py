@@ -1,4 +1,4 @@
-"""How large pools are, over time: section 3 of the design, sentence by sentence."""
+"""How large pools are, over time, and that they change only when they must."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ from tests.worlds import World, pool, pools, states
         pytest.param({}, Fraction(801, 100), 2, id="beyond it one more"),
         pytest.param({"ratio": "2.5"}, 5, 2, id="2.5 is 5/2"),
         pytest.param({"ratio": "0.1"}, Fraction(3, 10), 3, id="no rounding of tenths"),
+        pytest.param({"ratio": "0.01"}, Fraction(5, 100), 5, id="nor of hundredths"),
         pytest.param({"min_cpus": 3}, 1, 3, id="at least min_cpus"),
         pytest.param({"max_cpus": 2}, 99, 2, id="at most max_cpus"),
         pytest.param({"max_cpus": 0}, 99, 13, id="0 is no limit"),
@@ -65,6 +66,14 @@ def test_need_is_the_least_that_carries_the_weight(weight: Fraction, ratio: Frac
 @given(st.lists(st.fractions(Fraction(1, 100), 64)))
 def test_total_is_the_sum(weights: list[Fraction]) -> None:
     assert total(weights) == sum(weights, Fraction(0))
+
+
+def test_a_core_with_a_reserved_thread_is_broken_into_first() -> None:
+    whole = World(host(cells=1, cores=4, smt=2), fleet(1))
+    assert (pool(whole), pool(replace(whole, settings=pool_settings(reserved_cpus="5")))) == (
+        "0",
+        "4",
+    )
 
 
 # sizes over time

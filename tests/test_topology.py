@@ -342,7 +342,11 @@ def test_memory(text: str | None, memory: int | None, problems: int) -> None:
         ("33", "Unified", False),
     ],
 )
-def test_which_cache_is_the_l3(level: str, kind: str, expected: bool) -> None:  # noqa: FBT001 - a column of the table
+def test_which_cache_is_the_l3(
+    level: str,
+    kind: str,
+    expected: bool,  # noqa: FBT001 - a column of the table
+) -> None:
     assert topology.is_l3(level, kind) is expected
 
 

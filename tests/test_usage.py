@@ -111,6 +111,7 @@ def test_the_last_answer_stands_while_too_little_time_has_passed() -> None:
 def test_times_that_went_back_count_nothing() -> None:
     before = Times(user=10, idle=100, iowait=7)
     assert shares([before] * 2, [Times(user=12, idle=40)] * 2) == {CELL: 1.0}
+    assert shares([before] * 2, [Times(user=5, idle=104, iowait=7)] * 2) == {CELL: 0.0}
 
 
 def test_a_pcpu_that_came_on_line_is_measured_from_then_on() -> None:

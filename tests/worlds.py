@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from agent import transition
+from agent.cycle import remember
 from agent.planner import Plan, Question, State, plan
 from agent.pool import NOTHING, Memory, PoolSettings
 from agent.transition import Kind, Present, Step
@@ -63,8 +64,8 @@ class World:
     def carry_out(self, decided: Plan, steps: Sequence[Step], done: int | None = None) -> World:
         """Return the world after the first `done` of `steps`, as the daemon would remember it."""
         finished = steps if done is None else steps[:done]
-        undone = {step.uuid for step in steps[len(finished) :]}
-        memory = transition.remember(decided, self.guests, undone)
+        undone = frozenset(step.uuid for step in steps[len(finished) :])
+        memory = remember(decided.memory, decided, self.memory, self.guests, undone)
         return replace(self, guests=after(self.guests, finished), memory=memory)
 
     def settle(self) -> World:

@@ -19,6 +19,7 @@ from agent.demo.sample import SCRIPT, NoKernel, SampleHost, Scene
 from agent.demo.stage import Act, Page, Screen
 from agent.demo.witness import Witness
 from agent.events import Inbox, PinReturned
+from agent.hypervisor.sample import SampleGuests
 from agent.observer import Observer
 from agent.pinner import Pinner
 from agent.pool import CellSettings, PoolSettings
@@ -68,7 +69,7 @@ class Player:
         self._witness = witness
         self._pace = pace
         self._inbox = Inbox()
-        self._guests = hypervisor.SampleGuests()
+        self._guests = SampleGuests()
         closing.callback(self._guests.close)
         self._expected: set[str] = set()
         libvirt = hypervisor.Libvirt(self._guests.URI, 5, 3)

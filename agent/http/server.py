@@ -234,7 +234,8 @@ class Server:
     def _talk(self, connection: _Connection) -> Generator[int, None, None]:
         connection.sock.settimeout(0)
         if self._tls is not None:
-            # Wrapping detaches the socket from the old object; the descriptor stays.
+            # Wrapping moves the descriptor to the new socket; where that fails because the client
+            # is gone, CPython closes it on collecting the half-made socket, which is at once.
             wrapped = self._tls.wrap_socket(
                 connection.sock, server_side=True, do_handshake_on_connect=False
             )

@@ -3,9 +3,8 @@
 Types and errors are translated at this border. What the rest of the program must not have to
 know, measured on libvirt 9.0 and read in its source:
 
-* The event loop implementation must be registered before the first connection is opened, and is
-  the whole process's (`start_event_loop`). Callbacks run in its thread, the close callback in
-  whichever thread is in a call: they enqueue and return. Unregistering in a callback deadlocks.
+* Callbacks run in the thread of the event loop (`loop`), the close callback in whichever thread is
+  in a call: they enqueue and return. Unregistering in a callback deadlocks.
 * `close()` leaks the socket while callbacks are registered: they go first.
 * A call that fails because the connection is gone says so by its error *domain* (RPC), not code.
 * The binding takes a tuple of booleans; it silently drops what lies beyond the present pCPUs.
@@ -16,45 +15,24 @@ know, measured on libvirt 9.0 and read in its source:
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 import libvirt
 
-from agent.errors import (
-    EmupoolError,
-    GuestBusy,
-    GuestFailed,
-    GuestGone,
-    HypervisorAway,
-    NotPermitted,
-    TargetRefused,
-)
+from agent.hypervisor.faults import connect, translated
+from agent.hypervisor.loop import EventLoop, start_event_loop
 from agent.port import GuestEvent, LinkLost, Topic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from agent.cpuset import CpuSet
 
     Hear = Callable[[GuestEvent | LinkLost], None]
 
-_NOT_PERMITTED: Final = frozenset(
-    {
-        libvirt.VIR_ERR_OPERATION_DENIED,
-        libvirt.VIR_ERR_ACCESS_DENIED,
-        libvirt.VIR_ERR_AUTH_UNAVAILABLE,
-        libvirt.VIR_ERR_AUTH_FAILED,
-        libvirt.VIR_ERR_AUTH_CANCELLED,
-    }
-)
-_MEANS: Final[dict[int, type[EmupoolError]]] = {
-    libvirt.VIR_ERR_OPERATION_TIMEOUT: GuestBusy,
-    libvirt.VIR_ERR_NO_DOMAIN: GuestGone,
-    libvirt.VIR_ERR_INVALID_ARG: TargetRefused,
-    **dict.fromkeys(_NOT_PERMITTED, NotPermitted),
-}
+__all__ = ["EventLoop", "Libvirt", "LibvirtHand", "LibvirtLink", "start_event_loop"]
+
 _OCCUPIED: Final = frozenset(
     {
         (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP),
@@ -75,18 +53,6 @@ _LOST: Final = {
 }
 
 
-def start_event_loop() -> None:
-    """Register libvirt's event loop and run it in a thread; once per process, before any link."""
-    libvirt.virEventRegisterDefaultImpl()
-    libvirt.registerErrorHandler(lambda *_: None, None)  # errors are raised: no echo on stderr
-    threading.Thread(target=_run_events, name="libvirt-events", daemon=True).start()
-
-
-def _run_events() -> None:
-    while True:
-        libvirt.virEventRunDefaultImpl()
-
-
 class Libvirt:
     """A libvirt at `uri`; keepalive in seconds and unanswered probes."""
 
@@ -104,16 +70,7 @@ class Libvirt:
         return LibvirtHand(self._open())
 
     def _open(self) -> libvirt.virConnect:
-        try:
-            connection = libvirt.open(self._uri)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() in _NOT_PERMITTED:
-                raise NotPermitted(f"{self._uri}: {_text(error)}") from error
-            raise HypervisorAway(f"{self._uri}: {_text(error)}") from error
-        # The test driver has no keepalive, and no connection that could die either.
-        with contextlib.suppress(libvirt.libvirtError):
-            connection.setKeepAlive(*self._keepalive)
-        return connection
+        return connect(self._uri, *self._keepalive)
 
 
 class LibvirtLink:
@@ -133,14 +90,14 @@ class LibvirtLink:
                 )
         except libvirt.libvirtError as error:
             self.close()
-            raise _translated(error, connection) from error
+            raise translated(error, connection) from error
 
     def uuids(self) -> tuple[str, ...]:
         """Return all defined guests, running or not: one call."""
         try:
             listed = self._connection.listAllDomains(0)
         except libvirt.libvirtError as error:
-            raise _translated(error, self._connection) from error
+            raise translated(error, self._connection) from error
         self._domains = {domain.UUIDString(): domain for domain in listed}
         return tuple(self._domains)
 
@@ -149,7 +106,7 @@ class LibvirtLink:
         try:
             return frozenset(self._connection.listDomainsID())
         except libvirt.libvirtError as error:
-            raise _translated(error, self._connection) from error
+            raise translated(error, self._connection) from error
 
     def xml(self, uuid: str) -> str:
         """Return the live definition of a running guest, the persistent one of a stopped one."""
@@ -166,10 +123,6 @@ class LibvirtLink:
 
         text: str | None = self._ask(uuid, read)
         return text
-
-    def is_persistent(self, uuid: str) -> bool:
-        """Tell whether it has a persistent definition."""
-        return bool(self._ask(uuid, lambda domain: domain.isPersistent()))
 
     def occupied(self, uuid: str) -> bool:
         """Tell whether its state says that a job holds the guest."""
@@ -195,7 +148,7 @@ class LibvirtLink:
                 domain = self._domains[uuid] = self._connection.lookupByUUIDString(uuid)
             return call(domain)
         except libvirt.libvirtError as error:
-            raise _translated(error, self._connection, domain) from error
+            raise translated(error, self._connection, domain) from error
 
     # callbacks: in libvirt's threads; enqueue and return
 
@@ -215,9 +168,17 @@ class LibvirtLink:
         _detail: int,
         _opaque: object,
     ) -> None:
-        uuid, started = domain.UUIDString(), event == libvirt.VIR_DOMAIN_EVENT_STARTED
+        uuid = domain.UUIDString()
         self._domains.setdefault(uuid, domain)  # spares the reader a look-up
-        self._hear(GuestEvent(uuid, Topic.LIFECYCLE, time.monotonic(), started=started))
+        self._hear(
+            GuestEvent(
+                uuid,
+                Topic.LIFECYCLE,
+                time.monotonic(),
+                started=event == libvirt.VIR_DOMAIN_EVENT_STARTED,
+                resumed=event == libvirt.VIR_DOMAIN_EVENT_RESUMED,
+            )
+        )
 
     def _on_tunable(
         self,
@@ -277,85 +238,9 @@ class LibvirtHand:
             call(domain, _mask(cpus))
         except libvirt.libvirtError as error:
             self._domains.pop(uuid, None)
-            raise _translated(error, self._connection, domain) from error
-
-
-class SampleGuests:
-    """Guests that exist in this process's memory only: those of libvirt's own test driver.
-
-    All connections of the process to `URI` share them, and their `<cputune>`, for as long as one
-    is open. The driver knows eight pCPUs, whatever the host has.
-    """
-
-    URI: Final = "test:///default"
-
-    def __init__(self) -> None:
-        """Begin with none; the driver makes one of its own."""
-        self._connection = Libvirt(self.URI, 0, 0)._open()  # noqa: SLF001 - its own module's
-        with self._translating():
-            for domain in self._connection.listAllDomains(0):
-                domain.destroy()
-                domain.undefine()
-
-    def start(self, xml: str) -> None:
-        """Start a guest that is gone when it stops."""
-        with self._translating():
-            self._connection.createXML(xml, 0)
-
-    def stop(self, uuid: str) -> None:
-        """End a guest."""
-        with self._translating():
-            self._connection.lookupByUUIDString(uuid).destroy()
-
-    def close(self) -> None:
-        """End the connection."""
-        self._connection.close()
-
-    @contextlib.contextmanager
-    def _translating(self) -> Iterator[None]:
-        try:
-            yield
-        except libvirt.libvirtError as error:
-            raise _translated(error, self._connection) from error
+            raise translated(error, self._connection, domain) from error
 
 
 def _mask(cpus: CpuSet) -> tuple[bool, ...]:
     """Return the tuple of booleans that the binding wants."""
     return tuple(bool(cpus.bits >> cpu & 1) for cpu in range(cpus.bits.bit_length()))
-
-
-def _translated(
-    error: libvirt.libvirtError,
-    connection: libvirt.virConnect,
-    domain: libvirt.virDomain | None = None,
-) -> EmupoolError:
-    """Return the error of our tree that says what to do next."""
-    code, text = error.get_error_code(), _text(error)
-    if _is_lost(error, connection):
-        return HypervisorAway(text)
-    if code == libvirt.VIR_ERR_OPERATION_INVALID:  # its state tells which of two: bad mask, or gone
-        return TargetRefused(text) if domain is not None and _runs(domain) else GuestGone(text)
-    if code in _MEANS:
-        return _MEANS[code](text)
-    return TargetRefused(text) if "set CPU affinity" in text else GuestFailed(text)
-
-
-def _is_lost(error: libvirt.libvirtError, connection: libvirt.virConnect) -> bool:
-    if error.get_error_domain() == libvirt.VIR_FROM_RPC:
-        return True
-    try:
-        return not connection.isAlive()
-    except libvirt.libvirtError:
-        return True
-
-
-def _runs(domain: libvirt.virDomain) -> bool:
-    try:
-        return bool(domain.isActive())
-    except libvirt.libvirtError:
-        return False
-
-
-def _text(error: libvirt.libvirtError) -> str:
-    """Return libvirt's message in one line."""
-    return " ".join((error.get_error_message() or "no message").split())

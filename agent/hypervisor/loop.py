@@ -1,0 +1,76 @@
+"""libvirt's event loop.
+
+The implementation must be registered before the first connection is opened, and is the whole
+process's. `EventLoop` is run by the thread that decides, while it has nothing to do: with a thread
+of its own for the loop each call of any other thread costs two wake-ups of that thread, since the
+caller takes the socket out of the loop and gives it back (measured: half of an arrival's time).
+While the deciding thread is in a call, that call itself watches over keepalive.
+
+`start_event_loop` is that thread, for programs whose own loop is another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import libvirt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _register() -> None:
+    libvirt.virEventRegisterDefaultImpl()
+    libvirt.registerErrorHandler(lambda *_: None, None)  # errors are raised: no echo on stderr
+
+
+def start_event_loop() -> None:
+    """Register libvirt's event loop and run it in a thread; once per process, before any link."""
+    _register()
+
+    def run() -> None:
+        while True:
+            libvirt.virEventRunDefaultImpl()
+
+    threading.Thread(target=run, name="libvirt-events", daemon=True).start()
+
+
+class EventLoop:
+    """Waits for libvirt's events, for `wake` and for signals; once per process, before any link."""
+
+    def __init__(self) -> None:
+        """Register the loop; it runs in `wait` only. To be made by the main thread."""
+        _register()
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        # libvirt goes on polling after a signal, and Python runs handlers only when it returns.
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        libvirt.virEventAddHandle(
+            self._reader, libvirt.VIR_EVENT_HANDLE_READABLE, self._drain, None
+        )
+        self._timer = libvirt.virEventAddTimeout(-1, lambda *_: None, None)
+
+    def wake(self) -> None:
+        """End the current or the next `wait`; from any thread or signal handler."""
+        with contextlib.suppress(BlockingIOError):  # full: it is awake then
+            os.write(self._writer, b"w")
+
+    def wait(self, until: Callable[[], bool], timeout: float | None) -> None:
+        """Run callbacks until one makes `until` true, or for `timeout` seconds."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while not until():
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            # Rounded up: a wait that ends a little early would only come again.
+            libvirt.virEventUpdateTimeout(self._timer, -1 if left is None else int(left * 1000) + 1)
+            libvirt.virEventRunDefaultImpl()
+
+    def _drain(self, *_: object) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._reader, 4096):
+                pass
