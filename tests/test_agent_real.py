@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.runner import processes
 from tests.service import Service, wait
 
 if TYPE_CHECKING:
@@ -390,11 +390,12 @@ def test_status_draws_the_running_daemons_pools(
     assert document["libvirt"]["connected"] is True
 
 
-def test_the_daemon_leaves_no_process_and_no_connection_behind(
-    libvirtd: Libvirtd, service: Service, start: Callable[..., Guest]
+def test_the_daemon_starts_no_process_and_leaves_only_its_state_and_lock(
+    service: Service, start: Callable[..., Guest], tmp_path: Path
 ) -> None:
     wait_on(ZERO, start("guest"))
     pid = service.process.pid
+    assert [child for child, parent, _ in processes() if parent == pid] == []
     assert service.stop() == 0
-    assert subprocess.run(["pgrep", "-P", str(pid)], check=False).returncode == 1
-    assert libvirtd.conn.isAlive()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"config.toml", "log", "state.json", "state.json.lock"}
