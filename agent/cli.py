@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
-from agent import __version__, report
+from agent import __version__, reach, report
 from agent import config as configuration
 from agent.errors import ConfigError, EmupoolError, HypervisorAway, NotPermitted
 
@@ -27,13 +26,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from agent.config import Config
-    from agent.offline import Decided
-    from agent.port import Link
-    from agent.rebalancer import Settings
     from agent.sysfs import Sysfs
 
 DEFAULT_CONFIG: Final = Path("/etc/emupool/config.toml")
 NO: Final = 1
+USAGE: Final = 2
 UNREACHABLE: Final = 3
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -61,20 +58,20 @@ def _ratio(_ctx: object, _param: object, value: str | None) -> Fraction | None:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
 @click.version_option(__version__, prog_name="emupool")
-def main() -> None:
+def emupool() -> None:
     """Keep emulator threads of guests on a small pool of pCPUs per NUMA cell."""
 
 
-@main.command()
+@emupool.command()
 @config_option
 @click.option("--dry-run", is_flag=True, help="Plan and report, but pin nothing.")
 def run(config_path: Path | None, *, dry_run: bool) -> None:
     """Run the daemon, in the foreground."""
-    from agent import client, daemon, http, hypervisor, logs, sysfs, threads  # noqa: PLC0415
+    from agent import client, daemon, http, hypervisor, logs, threads  # noqa: PLC0415
     from agent.checkpoint import Lock  # noqa: PLC0415
 
     with _one_line_errors():
-        host = sysfs.Sysfs(Path("/"))
+        host = reach.sysfs()
 
         def checked(config: Config) -> Config:
             """Hold the configuration against this host, and `--dry-run` above it."""
@@ -86,7 +83,7 @@ def run(config_path: Path | None, *, dry_run: bool) -> None:
         logs.configure(config.log.level, config.log.format, sys.stderr)
         with Lock(config.state.path):
             loop = hypervisor.EventLoop()
-            parts = daemon.Parts(_libvirt(config), host, threads.Threads(), loop)
+            parts = daemon.Parts(reach.libvirt(config.libvirt), host, threads.Threads(), loop)
             path = config_path or DEFAULT_CONFIG
             service = daemon.Daemon(config, parts, path=path, override=checked)
             answers = http.Answers(
@@ -104,7 +101,7 @@ def run(config_path: Path | None, *, dry_run: bool) -> None:
             server.stop()
 
 
-@main.command()
+@emupool.command()
 @config_option
 @sysfs_option
 @domains_option
@@ -126,9 +123,10 @@ def plan(
     """
     from agent import topology  # noqa: PLC0415
 
+    _with_domains(sysfs_root, domains)
     with _one_line_errors():
         config = _load(config_path)
-        decided = _decide(config, sysfs_root, domains, state, ratio)
+        decided = reach.decide(config, sysfs_root, domains, state, ratio, _warn_line)
         document = report.plan(decided.plan, decided.steps)
         for warning in document["warnings"]:
             _warn(warning)
@@ -140,7 +138,7 @@ def plan(
         draw.plan(_console(), document, topology.to_json(decided.host))
 
 
-@main.command()
+@emupool.command()
 @config_option
 @click.option("--url", help="The daemon's address, http://127.0.0.1:9857 by default.")
 @json_option
@@ -158,7 +156,7 @@ def status(config_path: Path | None, url: str | None, *, as_json: bool) -> None:
         draw.status(_console(), document)
 
 
-@main.command()
+@emupool.command()
 @sysfs_option
 @json_option
 def topology(sysfs_root: Path | None, *, as_json: bool) -> None:
@@ -167,7 +165,7 @@ def topology(sysfs_root: Path | None, *, as_json: bool) -> None:
     from agent import topology as interpreted  # noqa: PLC0415
 
     with _one_line_errors():
-        found = _sysfs(sysfs_root).discover()
+        found = reach.sysfs(sysfs_root).discover()
         for problem in found.problems:
             click.echo(f"emupool: warning: {_plain(problem)}", err=True)
         document = interpreted.to_json(found.host)
@@ -177,7 +175,7 @@ def topology(sysfs_root: Path | None, *, as_json: bool) -> None:
             draw.topology(_console(), document)
 
 
-@main.command("check-config")
+@emupool.command("check-config")
 @click.argument("file", type=_FILE)
 @sysfs_option
 def check_config(file: Path, sysfs_root: Path | None) -> None:
@@ -188,11 +186,11 @@ def check_config(file: Path, sysfs_root: Path | None) -> None:
     with _one_line_errors():
         config = configuration.load(file)
         if sysfs_root is not None:
-            _check_host(config, _sysfs(sysfs_root), str(file))
+            _check_host(config, reach.sysfs(sysfs_root), str(file))
         click.echo(f"{file}: good")
 
 
-@main.command()
+@emupool.command()
 @config_option
 def release(config_path: Path | None) -> None:
     """Give every managed guest its original pins back.
@@ -201,7 +199,6 @@ def release(config_path: Path | None) -> None:
     """
     from agent import releasing  # noqa: PLC0415
     from agent.checkpoint import Checkpoint, Lock  # noqa: PLC0415
-    from agent.daemon import settings_of  # noqa: PLC0415
     from agent.observer import Observer  # noqa: PLC0415
     from agent.pinner import Pinner  # noqa: PLC0415
     from agent.rebalancer import Rebalancer  # noqa: PLC0415
@@ -209,16 +206,16 @@ def release(config_path: Path | None) -> None:
 
     with _one_line_errors():
         config = _load(config_path)
-        with Lock(config.state.path), _link(config) as link:
+        with Lock(config.state.path), reach.link(config.libvirt) as link:
             threads = Threads()
-            pinner = Pinner(_libvirt(config).hand, threads, lambda: None)
+            pinner = Pinner(reach.libvirt(config.libvirt).hand, threads, lambda: None)
             checkpoint = Checkpoint(config.state.path)
             rebalancer = Rebalancer(
-                settings_of(config),
-                Observer(_sysfs(None), threads),
+                reach.settings(config),
+                Observer(reach.sysfs(None), threads),
                 pinner,
                 checkpoint,
-                _recall(checkpoint),
+                reach.recall(checkpoint, _warn_line),
             )
             result = rebalancer.release(link)
         done, failed = releasing.lines(result)
@@ -228,7 +225,7 @@ def release(config_path: Path | None) -> None:
             _fail(failed, NO)
 
 
-@main.command()
+@emupool.command()
 @config_option
 @sysfs_option
 @domains_option
@@ -239,9 +236,10 @@ def account(
     """Show what each guest is billed."""
     from agent import accounting  # noqa: PLC0415
 
+    _with_domains(sysfs_root, domains)
     with _one_line_errors():
         config = _load(config_path)
-        decided = _decide(config, sysfs_root, domains, None, None)
+        decided = reach.decide(config, sysfs_root, domains, None, None, _warn_line)
         bills = accounting.account(decided.host, config.billing, decided.plan, decided.guests)
         document = report.account(bills, decided.plan)
         if as_json:
@@ -252,7 +250,7 @@ def account(
         draw.account(_console(), document)
 
 
-@main.command()
+@emupool.command()
 @click.option("--pace", type=float, default=None, help="Seconds between two changes.")
 def demo(pace: float | None) -> None:
     """Show the whole pipeline on libvirt's in-process test driver.
@@ -266,6 +264,23 @@ def demo(pace: float | None) -> None:
         sys.exit(run_demo(_console(), pace))
 
 
+def main() -> None:
+    """Run the command line; every error is one line, also one of usage."""
+    try:
+        sys.exit(emupool.main(prog_name="emupool", standalone_mode=False) or 0)
+    except click.UsageError as error:
+        context = error.ctx
+        if "\n" in error.message:  # no command given: then click's message is the help
+            click.echo(error.message, err=True)
+            sys.exit(USAGE)
+        path = context.command_path if context is not None else "emupool"
+        _fail([f"{error.format_message().rstrip('.')}: see '{path} --help'"], USAGE)
+    except click.ClickException as error:
+        _fail([error.format_message()], NO)
+    except click.Abort:
+        _fail(["interrupted"], NO)
+
+
 # parts
 
 
@@ -276,86 +291,15 @@ def _load(path: Path | None) -> Config:
     return configuration.load(path or DEFAULT_CONFIG)
 
 
+def _with_domains(sysfs_root: Path | None, domains: Path | None) -> None:
+    if sysfs_root is not None and domains is None:
+        raise click.UsageError("--sysfs-root goes with --domains: a plan is made from one host")
+
+
 def _check_host(config: Config, sysfs: Sysfs, file: str) -> None:
     problems = configuration.check_host(config, sysfs.discover().host, file)
     if problems:
         raise ConfigError(file, problems)
-
-
-def _sysfs(root: Path | None) -> Sysfs:
-    from agent.sysfs import Sysfs  # noqa: PLC0415
-
-    return Sysfs(root or Path("/"))
-
-
-def _libvirt(config: Config) -> Any:  # noqa: ANN401 - its type would import libvirt
-    from agent.hypervisor import Libvirt  # noqa: PLC0415
-
-    settings = config.libvirt
-    return Libvirt(settings.uri, settings.keepalive_interval, settings.keepalive_count)
-
-
-@contextmanager
-def _link(config: Config) -> Iterator[Link]:
-    """Connect for one command."""
-    from agent.hypervisor import start_event_loop  # noqa: PLC0415
-
-    start_event_loop()
-    link: Link = _libvirt(config).link(lambda _event: None)
-    try:
-        yield link
-    finally:
-        link.close()
-
-
-def _decide(
-    config: Config,
-    sysfs_root: Path | None,
-    domains: Path | None,
-    state: Path | None,
-    ratio: Fraction | None,
-) -> Decided:
-    """Decide from files if domains are given, else from libvirt."""
-    from agent import offline  # noqa: PLC0415
-
-    settings = _settings(config, ratio)
-    if domains is not None:
-        sysfs = _sysfs(sysfs_root)
-        return offline.from_files(sysfs, domains, state, settings, damped=ratio is None)
-    if sysfs_root is not None:
-        raise click.UsageError("--sysfs-root goes with --domains: a plan is made from one host")
-    from agent.checkpoint import NO_STATE, Checkpoint, Saved, load_file  # noqa: PLC0415
-    from agent.threads import Threads  # noqa: PLC0415
-
-    if state is not None:
-        memory = load_file(state).memory
-    else:
-        memory = _recall(Checkpoint(config.state.path)) or NO_STATE.memory
-    saved = Saved(memory, time.monotonic())
-    with _link(config) as link:
-        return offline.from_libvirt(
-            _sysfs(None), Threads(), link, settings, saved, damped=ratio is None
-        )
-
-
-def _settings(config: Config, ratio: Fraction | None) -> Settings:
-    from agent.offline import with_ratio  # noqa: PLC0415
-    from agent.rebalancer import Settings  # noqa: PLC0415
-
-    pool = config.pool if ratio is None else with_ratio(config.pool, ratio)
-    return Settings(pool, config.guests, config.reconcile.dry_run)
-
-
-def _recall(checkpoint: Any) -> Any:  # noqa: ANN401 - imported by the commands that need it
-    from agent.checkpoint import StateError  # noqa: PLC0415
-    from agent.pool import NOTHING  # noqa: PLC0415
-
-    try:
-        saved = checkpoint.load()
-    except StateError as error:
-        click.echo(f"emupool: warning: {error}: going on without it", err=True)
-        return NOTHING
-    return saved.memory if saved is not None else NOTHING
 
 
 def _print_json(document: Any) -> None:  # noqa: ANN401 - JSON
@@ -366,6 +310,10 @@ def _console() -> Console:
     from rich.console import Console  # noqa: PLC0415
 
     return Console(soft_wrap=not sys.stdout.isatty())
+
+
+def _warn_line(text: str) -> None:
+    click.echo(f"emupool: warning: {_plain(text)}", err=True)
 
 
 def _warn(warning: dict[str, str | None]) -> None:

@@ -262,7 +262,7 @@ class Fake:
         guest.occupied = False
         if persistent:
             guest.persistent = {**(guest.live or {}), **persistent}
-        self._tell(uuid)
+        self._tell(uuid, resumed=True)
 
     def destroy(self, uuid: str) -> None:
         """Stop a guest; a transient one is gone then."""
@@ -354,7 +354,7 @@ class Fake:
                 told, self._starts, self.present, self._limit, self._cpusets, arrived=arrived
             )
         if not arrived:
-            self._tell(uuid)  # RESUMED
+            self._tell(uuid, resumed=True)
         self._tell(uuid, started=True)
         return uuid
 
@@ -365,8 +365,9 @@ class Fake:
         tuned: tuple[tuple[str, str], ...] = (),
         *,
         started: bool = False,
+        resumed: bool = False,
     ) -> None:
-        event = GuestEvent(uuid, topic, time.monotonic(), tuned, started)
+        event = GuestEvent(uuid, topic, time.monotonic(), tuned, started, resumed)
         for _ in range(self.copies):
             if self._withheld is None:
                 self._deliver(event)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from agent.cycle import CycleResult
     from agent.events import Wake
     from agent.placing import InstanceNUMACell
+    from agent.port import GuestEvent
     from agent.transition import Reason
     from tests.fakeguest import Hold
 
@@ -159,7 +160,7 @@ class Node:
         if not named and not wake.returned:
             return None
         freed = {u for u, events in wake.guests.items() if any(_ends_job(e.topic) for e in events)}
-        fresh = {u for u, events in wake.guests.items() if any(e.started for e in events)}
+        fresh = {u for u, events in wake.guests.items() if any(_boots(e) for e in events)}
         self.fake.log.clear()
         self.fake.pins.clear()
         result = self.rebalancer.cycle(self.link, Cause.EVENT, named, freed, fresh)
@@ -229,6 +230,10 @@ def isolated(claim: int | None, properties: dict[str, object]) -> dict[str, obje
     if claim is not None:
         own["vcpupins"] = {0: str(claim)}
     return own | properties
+
+
+def _boots(event: GuestEvent) -> bool:
+    return event.started or event.resumed
 
 
 def _ends_job(topic: Topic) -> bool:

@@ -129,6 +129,7 @@ class Life(RuleBasedStateMachine):
         self.nobody_is_where_he_must_not_be(plan)
         self.pools_shrink_in_time(before, plan)
         self.memory_is_of_who_runs()
+        assert plan.deadline is None or plan.deadline > before.now
 
     @rule(part=st.floats(0, 1))
     def killed_between_two_steps(self, part: float) -> None:

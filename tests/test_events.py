@@ -201,6 +201,8 @@ def test_a_timer_is_due_at_once_and_then_after_its_interval() -> None:
     assert timer.remaining() == 20
     timer.done()
     assert timer.remaining() == 60
+    timer.expire()
+    assert timer.remaining() == 0
 
 
 @pytest.mark.skipif(not os.access(UEVENT, os.W_OK), reason="host: may not write uevents")

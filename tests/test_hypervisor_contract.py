@@ -339,7 +339,10 @@ class TestHypervisor:
     def test_a_start_is_told_as_resumed_and_then_as_started(self, backend: Backend) -> None:
         uuid = backend.operator.create("a")
         events = backend.heard.until(lambda event: event.started)
-        assert [event.started for event in events] == [False, True]
+        assert [(event.resumed, event.started) for event in events] == [
+            (True, False),
+            (False, True),
+        ]
         assert events[0].uuid == uuid
 
     @on(TUNABLE)

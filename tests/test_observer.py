@@ -253,20 +253,22 @@ def test_a_definition_that_arrives_with_the_guest_tells_the_original(bench: Benc
     assert uuid not in bench.look().untold
 
 
-@pytest.mark.parametrize("persistent", [True, False])
-def test_a_guest_just_started_has_what_it_was_started_with(
-    bench: Bench, *, persistent: bool
-) -> None:
-    other = bench.fake.create("other")
-    bench.look()
-    if persistent:
-        uuid = bench.fake.start(bench.fake.define("a", **ISOLATED))
-    else:
-        uuid = bench.fake.create("a", **ISOLATED)
+@pytest.mark.parametrize("was", ["seen", "changed", "unseen", "transient"])
+def test_a_guest_just_started_has_what_it_was_started_with(bench: Bench, was: str) -> None:
+    if was != "transient":
+        bench.fake.define("a", **ISOLATED | ({"emulatorpin": "5"} if was == "changed" else {}))
+    if was != "unseen":
+        bench.look()
+    if was == "changed":
+        bench.fake.define("a", **ISOLATED)
+    make = bench.fake.create if was == "transient" else bench.fake.define
+    uuid = make("a", **ISOLATED)
+    if was != "transient":
+        bench.fake.start(uuid)
     snapshot = bench.look(uuid, fresh=[uuid])
     assert find(snapshot, uuid).original == Pins(ONE)
-    assert snapshot.untold == ({other} if persistent else {other, uuid})
-    assert bench.fake.count("persistent_xml", "occupied") == 0
+    assert snapshot.untold == (set() if was == "seen" else {uuid})
+    assert bench.fake.count("persistent_xml", "occupied", "read") == 0
 
 
 def test_originals_that_meet_make_guests_of_shape_isolate_share(bench: Bench) -> None:

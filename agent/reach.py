@@ -1,0 +1,89 @@
+"""How a command reaches what it works on: the host, libvirt, the state file.
+
+libvirt is imported by those that connect only: a plan from files needs none.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent import offline
+from agent.checkpoint import NO_STATE, Checkpoint, Saved, StateError, load_file
+from agent.rebalancer import Settings
+from agent.sysfs import Sysfs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from fractions import Fraction
+
+    from agent.config import Config, LibvirtSettings
+    from agent.offline import Decided
+    from agent.pool import Memory
+    from agent.port import Hypervisor, Link
+
+
+def sysfs(root: Path | None = None) -> Sysfs:
+    """Return the host, or the copy of one whose /sys lies below `root`."""
+    return Sysfs(root or Path("/"))
+
+
+def libvirt(settings: LibvirtSettings) -> Hypervisor:
+    """Return the libvirt that `settings` name; nothing is opened yet."""
+    from agent.hypervisor import Libvirt  # noqa: PLC0415
+
+    return Libvirt(settings.uri, settings.keepalive_interval, settings.keepalive_count)
+
+
+@contextmanager
+def link(settings: LibvirtSettings) -> Iterator[Link]:
+    """Connect for one command."""
+    from agent.hypervisor import start_event_loop  # noqa: PLC0415
+
+    start_event_loop()
+    connected = libvirt(settings).link(lambda _event: None)
+    try:
+        yield connected
+    finally:
+        connected.close()
+
+
+def recall(checkpoint: Checkpoint, warn: Callable[[str], None]) -> Memory:
+    """Return what the state file holds; what is wrong with it is a warning."""
+    try:
+        saved = checkpoint.load()
+    except StateError as error:
+        warn(f"{error}: going on without it")
+        saved = None
+    return (saved or NO_STATE).memory
+
+
+def settings(config: Config, ratio: Fraction | None = None) -> Settings:
+    """Return what a cycle follows, with `ratio` in every cell if it is given."""
+    pool = config.pool if ratio is None else offline.with_ratio(config.pool, ratio)
+    return Settings(pool, config.guests, config.reconcile.dry_run)
+
+
+def decide(
+    config: Config,
+    root: Path | None,
+    domains: Path | None,
+    state: Path | None,
+    ratio: Fraction | None,
+    warn: Callable[[str], None],
+) -> Decided:
+    """Decide from files if `domains` are given, else from one look at libvirt and this host."""
+    follow, damped = settings(config, ratio), ratio is None
+    if domains is not None:
+        return offline.from_files(sysfs(root), domains, state, follow, damped=damped)
+    from agent.threads import Threads  # noqa: PLC0415
+
+    if state is None:
+        memory = recall(Checkpoint(config.state.path), warn)
+    else:
+        memory = load_file(state).memory
+    saved = Saved(memory, time.monotonic())
+    with link(config.libvirt) as connected:
+        return offline.from_libvirt(sysfs(), Threads(), connected, follow, saved, damped=damped)
