@@ -177,7 +177,8 @@ class Observer:
         text = ""
         if iothread is None:
             was = f"<emulatorpin cpuset='{seen.domain.emulator}'/>"
-            text = seen.text.replace(was, f"<emulatorpin cpuset='{cpus}'/>")
+            if was in seen.text:
+                text = seen.text.replace(was, f"<emulatorpin cpuset='{cpus}'/>")
             domain = replace(seen.domain, emulator=cpus)
         else:
             threads = tuple(

@@ -286,6 +286,22 @@ def test_originals_that_meet_make_guests_of_shape_isolate_share(bench: Bench) ->
 # --- what was pinned -----------------------------------------------------------------------------
 
 
+def test_a_pin_is_not_believed_when_the_definition_does_not_show_it(bench: Bench) -> None:
+    uuid = bench.fake.create("a", metadata_policy="isolate")
+    bench.look()
+    bench.observer.pinned(uuid, None, TWO, None)
+    assert bench.see(uuid).domain.emulator is None
+
+
+def test_a_pin_that_the_definition_shows_needs_no_parsing(bench: Bench) -> None:
+    uuid = bench.fake.create("a", **ISOLATED)
+    bench.look()
+    bench.fake.pin(uuid, TWO)
+    bench.observer.pinned(uuid, None, TWO, None)
+    (guest,) = bench.observer.guests()
+    assert bench.see(uuid).domain is guest.domain
+
+
 def test_a_pin_that_succeeded_is_known_at_once_and_read_again_when_looked_at(bench: Bench) -> None:
     uuid = bench.fake.create("a", **ISOLATED, iothreads=2, iothreadpins={1: "1", 2: "1"})
     bench.look()
