@@ -132,8 +132,9 @@ def test_psutil_lists_the_pcpus_of_proc_stat() -> None:
     times = read_cpu_times()
     assert len(times) == len(kernel)
     for cpu, fields in zip(times, kernel, strict=True):
-        assert round(cpu.user * 100) >= int(fields[1])  # read later
-        assert round(cpu.idle * 100) >= int(fields[4])
+        # Read later; the kernel's sum of idle time is known to step back by a tick.
+        assert round(cpu.user * 100) >= int(fields[1])
+        assert round(cpu.idle * 100) >= int(fields[4]) - 2
 
 
 def spent(**threads: tuple[int, int]) -> list[tuple[int, int, int]]:
