@@ -171,6 +171,8 @@ class _Spill:
             for guest in managed
             if guest.uuid not in away and not self._settle(guest, self._natural[guest.uuid])
         ]
+        for guest in overflow:
+            self._room[self._natural[guest.uuid]] = Fraction(0)  # full for all but its natives
         absent = [guest for guest in managed if guest.uuid in away]
         absent = [guest for guest in absent if not self._returns(guest, away[guest.uuid])]
         absent = [guest for guest in absent if not self._stays(guest, away[guest.uuid])]

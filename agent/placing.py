@@ -84,12 +84,12 @@ class Placer:
             return
         fitting = self._fitting(guests, cell)
         placed = self._assignments(fitting, cell)
-        crowded = cell.over and total(g.verdict.weight for g in fitting) > cell.capacity
-        state = State.OVERCOMMITTED if crowded else State.PLACED
+        whole = fitting is guests
+        weight = cell.weight if whole else total(one.verdict.weight for one in fitting)
+        state = State.OVERCOMMITTED if weight > cell.capacity else State.PLACED
         reason = (
-            f"{cell.guests} {'guest' if cell.guests == 1 else 'guests'} of weight {cell.weight}"
-            f" on {cell.emulator_cpus}"
-            f" at ratio {cell.ratio} in cell {cell.id}"
+            f"{len(fitting)} {'guest' if len(fitting) == 1 else 'guests'} of weight {weight}"
+            f" on {cell.emulator_cpus} at ratio {cell.ratio} in cell {cell.id}"
         )
         for guest in guests:
             if guest.uuid in placed:

@@ -257,6 +257,14 @@ class TestSpill:
                 assert cell.weight <= len(cell.candidates) * 2
         assert sum(cell.guests for cell in decided.cells) == len(guests)
 
+    def test_a_cell_whose_own_guests_do_not_fit_takes_no_other_cells_guests(self) -> None:
+        natives = [guest(n, memnode=[1], weight=w) for n, w in ((3, 1), (4, 2), (5, 2))]
+        strangers = [guest(n, memnode=[0], weight=2) for n in (1, 2)]
+        strangers.append(guest(6, memnode=[0], weight=Fraction(1, 2)))
+        spill = pool_settings(ratio=2, on_shortage=OnShortage.SPILL)
+        decided = World(host(cells=2, cores=1, smt=2), (*strangers, *natives), spill).plan()
+        assert {one.cell for one in decided.guests if one.state is State.REMOTE} == set()
+
 
 def test_memory_of_another_start_is_no_memory() -> None:
     world = World(TWO, tuple(guest(n, memnode=[0]) for n in range(1, 4)), SPILL).settle()

@@ -253,17 +253,19 @@ def test_a_definition_that_arrives_with_the_guest_tells_the_original(bench: Benc
     assert uuid not in bench.look().untold
 
 
-@pytest.mark.parametrize("was", ["seen", "changed", "unseen", "transient"])
+@pytest.mark.parametrize("was", ["seen", "changed", "unseen", "transient", "running"])
 def test_a_guest_just_started_has_what_it_was_started_with(bench: Bench, was: str) -> None:
+    defined = was in {"seen", "changed", "unseen"}
+    make = bench.fake.define if defined else bench.fake.create
+    uuid = ""
     if was != "transient":
-        bench.fake.define("a", **ISOLATED | ({"emulatorpin": "5"} if was == "changed" else {}))
+        uuid = make("a", **ISOLATED | ({"emulatorpin": "5"} if was == "changed" else {}))
     if was != "unseen":
         bench.look()
-    if was == "changed":
-        bench.fake.define("a", **ISOLATED)
-    make = bench.fake.create if was == "transient" else bench.fake.define
+    if was == "running":
+        bench.fake.destroy(uuid)
     uuid = make("a", **ISOLATED)
-    if was != "transient":
+    if defined:
         bench.fake.start(uuid)
     snapshot = bench.look(uuid, fresh=[uuid])
     assert find(snapshot, uuid).original == Pins(ONE)

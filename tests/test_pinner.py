@@ -123,6 +123,12 @@ def test_the_steps_of_a_guest_are_carried_out_in_order_and_settled(bench: Bench)
     applied = bench.pinner.apply(jobs(steps, bench.place))
     assert [outcome.step for outcome in applied.outcomes] == steps
     assert [call.iothread for call in bench.fake.pins] == [None, 2, 1]
+    settled = [call for call in bench.fake.log if call.name == "settle"]
+    assert [(call.cpus, call.iothread) for call in settled] == [
+        (TARGET, None),
+        (TARGET, 2),
+        (TARGET, 1),
+    ]
     for outcome in applied.outcomes:
         assert outcome.error is None
         assert outcome.settled is not None
@@ -374,15 +380,40 @@ def test_drain_gives_up_in_time(lonely: Bench) -> None:
     hold.refuse()
 
 
-def test_drain_survives_that_its_time_ends_while_it_looks_at_the_clock() -> None:
-    seconds = itertools.count()
-    bench = Bench(workers=1, clock=lambda: next(seconds))
+@pytest.mark.parametrize("leap", [0.1, 10])
+def test_drain_survives_that_its_time_ends_while_it_looks_at_the_clock(
+    lonely: Bench, leap: float
+) -> None:
+    (uuid,) = lonely.guests(1)
+    (hold,) = lonely.hold([uuid])
+    lonely.pinner.apply(lonely.jobs([uuid]))
+    lonely.clock.leap = leap
+    assert lonely.pinner.drain(0.15) == []
+    hold.refuse()
+
+
+def test_a_call_that_returns_just_when_it_is_given_up_is_not_lost() -> None:
+    """The worker has looked whether it is overdue, and was not; only then it is."""
+    readings: list[float] = []
+
+    def clock() -> float:
+        if threading.current_thread() is threading.main_thread():
+            readings.append(len(readings))
+            if len(readings) == 3:  # sent, waited for, and now about to be marked
+                assert hold.waiting.acquire(timeout=10)
+                bench.fake.free(uuid)
+                bench.pinner._todo.put(None)
+                while bench.fake.connections:  # until the worker has closed its own
+                    pass
+        return readings[-1]
+
+    bench = Bench(workers=1, clock=clock)
     (uuid,) = bench.guests(1)
     hold = bench.fake.hold(uuid)
-    bench.pinner.apply(bench.jobs([uuid]))
-    assert bench.pinner.drain(1.5) == []
-    hold.refuse()
-    bench.pinner.stop()
+    applied = bench.pinner.apply(bench.jobs([uuid]))
+    assert errors(applied.outcomes) == [None]
+    assert not bench.nudges.acquire(blocking=False)
+    assert not bench.pinner.under_way()
 
 
 # --- connections that die ------------------------------------------------------------------------

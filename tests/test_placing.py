@@ -107,6 +107,7 @@ def test_leave_takes_younger_guests_that_still_fit() -> None:
     crowd = (guest(1), guest(2, weight=2), guest(3))
     decided = World(EIGHT, crowd, settings).plan()
     assert states(decided) == {1: State.PLACED, 2: State.LEFT, 3: State.PLACED}
+    assert decided.guests[0].reason == "2 guests of weight 2 on 5 at ratio 2 in cell 0"
 
 
 class TestNowhereToGo:
