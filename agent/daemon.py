@@ -265,10 +265,11 @@ class Daemon:
     def _end(self) -> None:
         self._notify.stopping()
         self._connector.stop()
-        self._pinner.drain(PATIENCE_AT_END)
+        if self._link is not None and self._config.pool.on_stop is OnStop.RELEASE:
+            self._release(self._link)
+        else:
+            self._pinner.drain(PATIENCE_AT_END)
         if self._link is not None:
-            if self._config.pool.on_stop is OnStop.RELEASE:
-                self._release(self._link)
             self._link.close()
         self._pinner.stop()
         self._log.info("daemon.stopped")

@@ -172,7 +172,8 @@ class Rebalancer:
     def release(self, link: Link) -> CycleResult:
         """Give every guest that is or was ours its original pins back."""
         started = self._clock()
-        self._absorb(self._pins.collect(), started)
+        # What is under way first: it would move guests after they were released.
+        self._absorb(self._pins.drain(PATIENCE_AT_END), started)
         snapshot = self._observer.look(link, self.settings.guests, self._memory, None)
         plan = planner.plan(self._question(snapshot, started, damped=True))
         ours = [g for g in snapshot.guests if self._is_ours(g)]
@@ -180,7 +181,8 @@ class Rebalancer:
         applied = self._pins.apply(pinner.jobs(steps, self._observer.place))
         outcomes = list(applied.outcomes) + self._pins.drain(PATIENCE_AT_END)
         self._absorb(outcomes, self._clock())
-        left = undone(steps, outcomes) | self._pins.under_way()
+        late = {o.step.uuid for o in outcomes if o.step.reason is not Reason.RELEASE}
+        left = undone(steps, outcomes) | self._pins.under_way() | late
         kept = {u: m for u, m in self._memory.guests.items() if u in left}
         self._memory = replace(self._memory, cells={}, guests=kept)
         self._save(self._clock())

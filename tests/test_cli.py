@@ -113,7 +113,11 @@ def test_bills_are_exact(root: Path, domains: Path) -> None:
     done = emupool("account", "--json", "--sysfs-root", root, "--domains", domains)
     document = json.loads(done.stdout)
     assert document["cells"][0] == {
-        "id": 0, "dedicated": "2", "shared": "0", "emulator": "1/4", "total": "9/4"
+        "id": 0,
+        "dedicated": "2",
+        "shared": "0",
+        "emulator": "1/4",
+        "total": "9/4",
     }
 
 

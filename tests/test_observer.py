@@ -158,6 +158,13 @@ def test_a_stop_of_which_no_event_told_is_found_by_a_partial_look(bench: Bench) 
     assert (guest.active, guest.start, guest.domain.emulator) == (False, "", ONE)
 
 
+def test_a_stop_of_which_no_event_told_is_found_by_a_full_look(bench: Bench) -> None:
+    uuid, other = bench.fake.create("a"), bench.fake.create("other")
+    bench.look()
+    bench.fake.destroy(uuid)
+    assert uuids(bench.look()) == {other}
+
+
 def test_a_named_guest_that_is_gone_is_dropped(bench: Bench) -> None:
     uuid = bench.fake.create("a")
     bench.look()

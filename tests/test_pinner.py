@@ -44,13 +44,22 @@ def pin_threads() -> set[threading.Thread]:
 class Bench:
     """A pinner over a fake."""
 
-    def __init__(self, workers: int = 3, clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        workers: int = 3,
+        clock: Callable[[], float] | None = None,
+        nudge: Callable[[], None] | None = None,
+    ) -> None:
         self.before = pin_threads()
         self.fake = Fake()
         self.clock = Clock()
         self.nudges = threading.Semaphore(0)
         self.pinner = Pinner(
-            self.fake.hand, self.fake, self.nudges.release, workers, clock or self.clock
+            self.fake.hand,
+            self.fake,
+            nudge or self.nudges.release,
+            workers,
+            clock or self.clock,
         )
 
     def guests(self, count: int, **properties: object) -> list[str]:
@@ -298,6 +307,19 @@ def test_a_call_that_hangs_may_succeed_in_the_end(lonely: Bench) -> None:
     assert [outcome.step for outcome in late] == steps
     assert errors(late) == [None, None]
     assert lonely.fake.masks(uuid) == {TARGET}
+
+
+def test_whoever_is_told_that_a_call_returned_finds_its_outcome() -> None:
+    found: list[bool] = []
+    made = Bench(workers=1, nudge=lambda: found.append(not made.pinner._done.empty()))
+    (uuid,) = made.guests(1)
+    (hold,) = made.hold([uuid])
+    made.pinner.apply(made.jobs([uuid]))
+    hold.refuse()
+    made.pinner.stop()
+    for worker in made.workers():
+        worker.join(10)
+    assert found == [True]
 
 
 def test_a_guest_under_way_is_not_sent_again(lonely: Bench) -> None:

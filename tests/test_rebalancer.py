@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -102,7 +103,7 @@ def test_a_pool_gives_a_pcpu_up_only_when_every_guest_has_left_it(node: Node) ->
     both = node.pool(node.reacted())
     node.fake.destroy(third)
     node.reacted()
-    hold = node.hold(second)
+    node.hold(second)
     result = node.wait(DELAY)
     assert result is not None
     one = node.pool(result)
@@ -110,9 +111,12 @@ def test_a_pool_gives_a_pcpu_up_only_when_every_guest_has_left_it(node: Node) ->
     assert node.placed(first) == one
     assert node.placed(second) == both
     assert result.memory.cells[HOME].lingering == both - one
+    result = node.cycle()
+    assert result.memory.cells[HOME].lingering == both - one
+    assert result.memory.guests[second].placed == both
     node.fake.free(second)
-    del hold
     result = node.returned()
+    assert drifts(result) == []
     assert result.memory.cells[HOME].lingering == CpuSet()
     assert node.placed(second) == one
     node.assert_settled()
@@ -429,6 +433,34 @@ def test_release_remembers_whom_it_could_not_even_try(node: Node) -> None:
     result = node.rebalancer.release(node.link)
     assert set(result.memory.guests) == set(uuids)
     assert json.loads(node.path.read_text())["guests"].keys() == set(uuids)
+
+
+def test_release_waits_for_pins_that_take_their_time(node: Node) -> None:
+    uuid = node.create("a")
+    node.reacted()
+    hold = node.hold(uuid)
+
+    def end_the_job() -> None:
+        assert hold.waiting.acquire(timeout=10)
+        while not node.pinner._under_way[uuid].overdue:
+            pass
+        node.fake.free(uuid)
+
+    thread = threading.Thread(target=end_the_job)
+    thread.start()
+    result = node.rebalancer.release(node.link)
+    thread.join()
+    assert reasons(result) == [Reason.RELEASE]
+    assert result.memory.guests == {}
+    assert node.placed(uuid) == cpus("7")
+
+
+def test_release_gives_back_also_what_is_not_managed_any_more(node: Node) -> None:
+    uuid = node.create("a")
+    node.reacted()
+    node.fake.label(uuid, "ignore")
+    assert reasons(node.rebalancer.release(node.link)) == [Reason.RELEASE]
+    assert node.placed(uuid) == cpus("7")
 
 
 def test_release_takes_in_what_returned_meanwhile(node: Node) -> None:

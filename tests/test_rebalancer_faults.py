@@ -231,12 +231,14 @@ def test_a_cycle_that_fails_does_not_call_for_another_one_at_once(
     uuids = [node.start(name) for name in "abc"]
     node.reacted()
     node.fake.destroy(uuids[0])
-    node.reacted()
     node.hold(uuids[1]).refuse()
-    node.clock.now += DELAY
-    node.cycle(Cause.DEADLINE)
-    for _ in range(5):
-        node.clock.now += DELAY
+    node.fake.pin(uuids[1], cpus("5"))
+    node.fake.pin(uuids[2], cpus("5"))
+    node.fake.fail("pin_emulator", GuestFailed("odd"), uuids[2])
+    assert len(node.reacted().errors) == 2
+    assert node.patience() == BACK_OFF[0]
+    for seconds in (BACK_OFF[0], DELAY, DELAY, DELAY):
+        node.clock.now += seconds
         node.fake.fail("partition", error)
         with pytest.raises(type(error)):
             node.cycle(Cause.DEADLINE)
@@ -291,6 +293,7 @@ def test_a_busy_guest_holds_nobody_up_and_is_pinned_when_its_job_ends(node: Node
     node.fake.free(busy)
     result = node.returned()
     assert [outcome.step.uuid for outcome in result.outcomes] == [busy]
+    assert Call("xml", busy) in node.fake.log  # what returned late is looked at
     assert node.placed(busy) == node.pool(result)
     assert result.memory.guests[busy].placed == node.pool(result)
     node.assert_settled()
@@ -434,6 +437,35 @@ def test_a_guest_that_ends_under_its_pin_is_no_error(node: Node) -> None:
     assert node.placed(other) == node.pool(result)
     assert node.patience() is None
     assert uuid not in node.reacted().memory.guests
+
+
+def test_a_failing_guest_that_ends_is_not_waited_for(node: Node) -> None:
+    uuid = node.create("a")
+    node.fake.fail("pin_emulator", GuestFailed("odd"))
+    node.reacted()
+    assert node.patience() == BACK_OFF[0]
+    node.fake.copies = 0
+    node.fake.destroy(uuid)
+    assert node.cycle().memory.guests == {}
+    assert node.patience() != BACK_OFF[0]
+
+
+def test_what_a_crowd_kept_from_being_tried_is_tried_soon(node: Node) -> None:
+    *busy, other = sorted(node.start(f"g{n}") for n in range(6))
+    one = node.pool(node.reacted())
+    for uuid in (*busy, other):
+        node.fake.pin(uuid, cpus("5"))
+    for uuid in busy:
+        node.hold(uuid)
+    result = node.reacted()
+    assert node.pinner.under_way() == set(busy)
+    assert (result.errors, node.fake.record(other)) == ((), cpus("5"))
+    assert node.patience() == BACK_OFF[0]
+    for uuid in busy:
+        node.fake.free(uuid)
+    node.pinner.drain(10)
+    node.wait(BACK_OFF[0])
+    assert node.placed(other) == one
 
 
 def test_pins_that_found_libvirt_away_are_made_after_the_reconnect(node: Node) -> None:
