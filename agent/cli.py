@@ -67,7 +67,7 @@ def emupool() -> None:
 @click.option("--dry-run", is_flag=True, help="Plan and report, but pin nothing.")
 def run(config_path: Path | None, *, dry_run: bool) -> None:
     """Run the daemon, in the foreground."""
-    from agent import client, daemon, http, hypervisor, logs, threads  # noqa: PLC0415
+    from agent import client, daemon, http, hypervisor, inotify, logs, threads  # noqa: PLC0415
     from agent.checkpoint import Lock  # noqa: PLC0415
 
     with _one_line_errors():
@@ -83,7 +83,9 @@ def run(config_path: Path | None, *, dry_run: bool) -> None:
         logs.configure(config.log.level, config.log.format, sys.stderr)
         with Lock(config.state.path):
             loop = hypervisor.EventLoop()
-            parts = daemon.Parts(reach.libvirt(config.libvirt), host, threads.Threads(), loop)
+            parts = daemon.Parts(
+                reach.libvirt(config.libvirt), host, threads.Threads(), loop, inotify.watch()
+            )
             path = config_path or DEFAULT_CONFIG
             service = daemon.Daemon(config, parts, path=path, override=checked)
             answers = http.Answers(

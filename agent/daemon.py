@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from agent import config as configuration
@@ -22,7 +22,8 @@ from agent.checkpoint import Checkpoint, StateError
 from agent.connector import Connector, daemon_runs
 from agent.cycle import Cause
 from agent.errors import EmupoolError, HypervisorAway
-from agent.events import Inbox, PinReturned, Reload, Stop, Timer, watch_cpus
+from agent.events import Inbox, Named, PinReturned, Reload, Stop, Timer, watch_cpus
+from agent.lookout import Doubt, Lookout
 from agent.metrics import Metrics
 from agent.observer import Observer
 from agent.page import page
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from agent.config import Config
     from agent.cycle import CycleResult
     from agent.events import Waiter, Wake
+    from agent.lookout import Nursery
     from agent.pool import Memory
     from agent.port import GuestEvent, Hypervisor, Link
     from agent.sysfs import Sysfs
@@ -58,15 +60,7 @@ class Parts:
     sysfs: Sysfs
     threads: Threads
     loop: Waiter | None = None
-
-
-@dataclass(slots=True)
-class _Named:
-    """Guests that events named: to look at, whose job may have ended, that were just started."""
-
-    guests: set[str] = field(default_factory=set)
-    freed: set[str] = field(default_factory=set)
-    fresh: set[str] = field(default_factory=set)
+    nursery: Nursery | None = None
 
 
 def settings_of(config: Config) -> Settings:
@@ -107,6 +101,8 @@ class Daemon:
             settings_of(config), self._observer, self._pinner, checkpoint, self._recall(checkpoint)
         )
         self._connector = Connector(parts.hypervisor, self._inbox.put, self._may_connect)
+        self._lookout = Lookout(parts.hypervisor.roster, self._inbox.put, parts.nursery)
+        self._doubt = Doubt()
         self._notify = sdnotify.connect(os.environ)
         self._timer = Timer(config.reconcile.interval)
         self._link: Link | None = None
@@ -147,6 +143,7 @@ class Daemon:
         if unwatched is not None:
             self._log.warning("cpus.unwatched", why=unwatched)
         self._connector.start()
+        self._lookout.start()
         self._log.info("daemon.started", uri=self._config.libvirt.uri)
         try:
             while not self._turn(self._inbox.wait(self._patience())):
@@ -159,6 +156,8 @@ class Daemon:
         waits = [self._timer.remaining()]
         if self._link is not None and self._rebalancer.deadline is not None:
             waits.append(self._rebalancer.deadline - time.monotonic())
+        if self._link is not None and self._doubt.due is not None:
+            waits.append(self._doubt.due - time.monotonic())
         if not self._told_ready:
             waits.append(self._started + GRACE - time.monotonic())
         return max(0.0, min(waits))
@@ -177,6 +176,7 @@ class Daemon:
             self._connected(wake.link.link)
         wake.reload = wake.reload and self._reload()
         self._cycles(wake)
+        self._count(wake)
         self._tell_ready()
         return False
 
@@ -189,7 +189,7 @@ class Daemon:
                 self._timer.done()
                 self._notify.watchdog()
             return
-        named = _Named()
+        named = Named(set(wake.starting), early=wake.starting)
         for uuid, events in wake.guests.items():
             self._sort(uuid, events, named)
         if cause is not Cause.EVENT:
@@ -206,12 +206,23 @@ class Daemon:
             (Cause.RECONNECT if self._cycled else Cause.START, wake.link is not None),
             (Cause.CPU, wake.cpus),
             (Cause.RECONCILE, self._timer.remaining() <= 0),
-            (Cause.EVENT, bool(wake.guests) or wake.returned),
+            (Cause.EVENT, bool(wake.guests or wake.starting) or wake.returned),
             (Cause.DEADLINE, deadline is not None and deadline <= time.monotonic()),
         )
         return next((cause for cause, holds in causes if holds), None)
 
-    def _sort(self, uuid: str, events: list[GuestEvent], named: _Named) -> None:
+    def _count(self, wake: Wake) -> None:
+        """Compare a list of the running guests with what is known, or ask for one."""
+        if self._link is None:
+            return
+        now = time.monotonic()
+        if self._doubt.wants_list(now):
+            self._lookout.ask()
+        counted = wake.counted.ids if wake.counted is not None else None
+        if counted is not None and self._doubt.weigh(self._observer.running(), counted, now):
+            self._cycle(self._link, Cause.EVENT, Named(counted=counted))
+
+    def _sort(self, uuid: str, events: list[GuestEvent], named: Named) -> None:
         """Note what a guest's events mean for the cycle."""
         if not all(self._is_echo(event) for event in events):
             named.guests.add(uuid)
@@ -219,17 +230,16 @@ class Daemon:
             if event.topic in {Topic.LIFECYCLE, Topic.JOB}:
                 named.freed.add(uuid)
             if event.started or event.resumed:
-                named.fresh.add(uuid)
-            if event.started:
+                named.fresh[uuid] = event.id
                 self._teller.arrived(uuid, event.at)
 
     def _is_echo(self, event: GuestEvent) -> bool:
         """Tell whether an event reports what we know already: our own pins, above all."""
         return event.topic is Topic.TUNABLE and self._rebalancer.expected(event.uuid, event.tuned)
 
-    def _cycle(self, link: Link, cause: Cause, named: _Named) -> None:
+    def _cycle(self, link: Link, cause: Cause, named: Named) -> None:
         try:
-            result = self._rebalancer.cycle(link, cause, named.guests, named.freed, named.fresh)
+            result = self._rebalancer.cycle(link, cause, named)
         except HypervisorAway as error:
             self._lost(str(error))
         except EmupoolError as error:
@@ -240,10 +250,15 @@ class Daemon:
             self._log.exception("cycle.failed", cause=str(cause))
         else:
             self._tell(result)
-        if cause is Cause.RELOAD:
+        self._lookout.known = self._observer.running()
+        self._lookout.watch(self._threads.partitions())  # they come and go with the guests
+        if cause in {Cause.EVENT, Cause.DEADLINE}:
+            self._lookout.ask()
+        elif cause is Cause.RELOAD:
             self._timer.expire()  # it acted at once on what is known; now look at everything
-        elif cause not in {Cause.EVENT, Cause.DEADLINE}:
+        else:
             self._timer.done()
+            self._doubt.settle()
         self._notify.watchdog()
 
     def _tell(self, result: CycleResult) -> None:
@@ -265,6 +280,7 @@ class Daemon:
     def _end(self) -> None:
         self._notify.stopping()
         self._connector.stop()
+        self._lookout.stop()
         if self._link is not None and self._config.pool.on_stop is OnStop.RELEASE:
             self._release(self._link)
         else:

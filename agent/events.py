@@ -38,6 +38,21 @@ class LinkFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """The ids of the guests that ran a moment ago."""
+
+    ids: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Starting:
+    """The definition of a guest that libvirt still starts."""
+
+    uuid: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class CpusChanged:
     """A pCPU of the host went on or off line."""
 
@@ -57,17 +72,33 @@ class Stop:
     """SIGTERM or SIGINT."""
 
 
-Event = GuestEvent | LinkUp | LinkLost | LinkFailed | CpusChanged | PinReturned | Reload | Stop
+Event = (
+    GuestEvent
+    | LinkUp
+    | LinkLost
+    | LinkFailed
+    | Counted
+    | Starting
+    | CpusChanged
+    | PinReturned
+    | Reload
+    | Stop
+)
 
 _LABELS: Final = {
     LinkUp: "connection",
     LinkLost: "connection",
     LinkFailed: "connection",
+    Counted: "list",
+    Starting: "starting",
     CpusChanged: "cpu",
     PinReturned: "step",
     Reload: "signal",
     Stop: "signal",
 }
+
+
+_FLAGS: Final = {CpusChanged: "cpus", PinReturned: "returned", Reload: "reload", Stop: "stop"}
 
 
 @dataclass(slots=True)
@@ -78,6 +109,8 @@ class Wake:
     link: LinkUp | None = None
     failed: LinkFailed | None = None
     lost: LinkLost | None = None
+    counted: Counted | None = None
+    starting: dict[str, str] = field(default_factory=dict)  # definitions by UUID
     cpus: bool = False
     returned: bool = False
     reload: bool = False
@@ -92,20 +125,29 @@ class Wake:
                 self.guests.setdefault(event.uuid, []).append(event)
                 return
             case LinkUp():
-                self.link, self.lost = event, None
+                self.link, self.lost, self.counted, self.starting = event, None, None, {}
             case LinkLost():
                 self.lost = event
             case LinkFailed():
                 self.failed = event
-            case CpusChanged():
-                self.cpus = True
-            case PinReturned():
-                self.returned = True
-            case Reload():
-                self.reload = True
-            case Stop():
-                self.stop = True
+            case Counted():
+                self.counted = event
+            case Starting():
+                self.starting[event.uuid] = event.text
+            case _:
+                setattr(self, _FLAGS[type(event)], True)
         self.counts[_LABELS[type(event)]] += 1
+
+
+@dataclass(slots=True)
+class Named:
+    """What a wake means for the next cycle: which guests to look at, and what is known of them."""
+
+    guests: set[str] = field(default_factory=set)
+    freed: set[str] = field(default_factory=set)  # whose job may have ended
+    fresh: dict[str, int | None] = field(default_factory=dict)  # started just now: domain ids
+    early: dict[str, str] = field(default_factory=dict)  # being started: definitions
+    counted: frozenset[int] | None = None  # ids of the running ones, if they have to agree
 
 
 class Waiter(Protocol):

@@ -1,12 +1,13 @@
 """Looking: hypervisor, kernel and sysfs into one frozen snapshot.
 
-A full look re-reads everything; a look at what events named re-reads those guests, the ids of
-the running ones (one call, whatever their number) and `online`. A definition whose text is the
-same as last time is not parsed again. Nothing is decided from a partial list: if the list, or
-the ids, cannot be had, the look fails as a whole.
+A full look re-reads everything; a look at what events named re-reads those guests and `online`,
+and the list if a count of the running ones did not agree with what is known. A definition whose
+text is the same as last time is not parsed again. Nothing is decided from a partial list: if the
+list cannot be had, the look fails as a whole.
 
 What is known of a guest belongs to one *start* of it: QEMU's process and when it began, or the
-domain id where no process can be found.
+domain id where no process can be found. A guest that was read while libvirt started it is *ready*:
+when its start is announced, nothing has to be read.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING, Protocol
 from agent import domainxml
 from agent.domainxml import Pins
 from agent.errors import EmupoolError, GuestGone, HypervisorAway, unforeseen
+from agent.events import Named
 from agent.policy import resolve, shared_cpus
 from agent.snapshot import Guest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable
 
     from agent.cpuset import CpuSet
     from agent.domainxml import Domain
@@ -79,6 +81,7 @@ class Seen:
     told: bool  # the persistent definition says the same as `original`
     place: Place | None = None
     occupied: bool = False
+    ready: bool = False
     kernel: Kernel | None = None
 
     @property
@@ -111,7 +114,7 @@ class Observer:
         self._verdicts: dict[str, Verdict] = {}
         self._failures: list[tuple[str, EmupoolError]] = []
         self._problems: tuple[str, ...] = ()
-        self._fresh: frozenset[str] = frozenset()
+        self._named = Named()
         self._booted: set[str] = set()
 
     def forget(self) -> None:
@@ -123,16 +126,12 @@ class Observer:
         link: Link,
         settings: GuestSettings,
         memory: Memory,
-        named: Collection[str] | None,
+        named: Named | None,
         busy: Collection[str] = (),
-        fresh: Collection[str] = (),
     ) -> Snapshot:
-        """Look at everything, or at what `named` names.
-
-        `busy` guests are known to be held; the starts of `fresh` ones were announced just now.
-        """
+        """Look at everything, or at what is `named`; `busy` guests are known to be held."""
         self._failures = []
-        self._fresh = frozenset(fresh)
+        self._named = named or Named()
         self._booted = set()
         host = self._look_at_host(full=named is None)
         if named is None:
@@ -140,7 +139,7 @@ class Observer:
         else:
             self._look_at_named(link, memory, named)
         self._resolve(settings)
-        for uuid in tuple(self._seen if named is None else self._seen.keys() & set(named)):
+        for uuid in tuple(self._seen if named is None else self._seen.keys() & named.guests):
             if uuid not in self._booted:  # its first pin will tell
                 self._look_at_kernel(uuid, settings, memory)
         untold = frozenset(uuid for uuid, seen in self._seen.items() if not seen.told)
@@ -158,6 +157,18 @@ class Observer:
         return tuple(
             _guest(seen, self._verdicts[uuid], uuid in busy) for uuid, seen in self._seen.items()
         )
+
+    def foresee(self, uuid: str, guests: Iterable[Guest]) -> tuple[Guest, ...] | None:
+        """Return `guests` as they will be when the start of a ready one is announced."""
+        seen = self._seen.get(uuid)
+        if seen is None or not seen.ready:
+            return None
+        return tuple(replace(one, busy=False) if one.uuid == uuid else one for one in guests)
+
+    def running(self) -> frozenset[int]:
+        """Return the domain ids of the guests that run, as last read."""
+        ids = (seen.domain.id for seen in self._seen.values())
+        return frozenset(number for number in ids if number is not None)
 
     def place(self, uuid: str) -> Place | None:
         """Return where a guest's threads are."""
@@ -205,16 +216,17 @@ class Observer:
         for uuid in listed:
             self._look_at(link, memory, uuid)
 
-    def _look_at_named(self, link: Link, memory: Memory, named: Iterable[str]) -> None:
-        ids = link.active_ids()
-        for uuid in named:
+    def _look_at_named(self, link: Link, memory: Memory, named: Named) -> None:
+        for uuid in named.guests:
             self._look_at(link, memory, uuid)
-        if {seen.domain.id for seen in self._seen.values()} - {None} == ids:
-            return
-        # Something happened of which no event told us, or not yet.
+        if named.counted is not None:
+            self._look_at_odd(link, memory, named.counted)
+
+    def _look_at_odd(self, link: Link, memory: Memory, counted: Collection[int]) -> None:
+        """Look at the guests of which something happened that no event told."""
         listed = link.uuids()
         known = {uuid: seen for uuid, seen in self._seen.items() if uuid in listed}
-        odd = [u for u in listed if u not in known or known[u].domain.id not in ids]
+        odd = [u for u in listed if u not in known or known[u].domain.id not in counted]
         self._seen = known
         for uuid in odd:
             self._look_at(link, memory, uuid)
@@ -234,6 +246,12 @@ class Observer:
 
     def _read(self, link: Link, memory: Memory, uuid: str) -> Seen:
         before = self._seen.get(uuid)
+        if before is not None and before.ready and self._named.fresh.get(uuid) == before.domain.id:
+            self._booted.add(uuid)
+            return replace(before, occupied=False, ready=False)
+        early = self._named.early.get(uuid)
+        if early is not None:
+            return self._read_early(early, before)
         text = link.xml(uuid)
         if before is not None and before.text == text and not before.occupied:
             return before
@@ -245,16 +263,32 @@ class Observer:
             return replace(before, text=text, domain=domain)
         return self._first(link, memory, text, domain, before)
 
+    def _read_early(self, text: str, before: Seen | None) -> Seen:
+        """Take in a definition that was read while libvirt started the guest; ask for nothing."""
+        if before is not None and before.domain.id is not None:
+            return before  # its start was announced meanwhile
+        domain = domainxml.parse(text)
+        place = self._locate(domain)
+        if place is not None and not place.arrived:
+            self._verdicts.pop(domain.uuid, None)
+            start, told = _start(domain, place), _tells(before, domain.pins)
+            return Seen(text, domain, start, domain.pins, told, place, occupied=True, ready=True)
+        if before is None:
+            raise GuestGone("it did not start, or is not there yet")
+        return before
+
     def _first(
         self, link: Link, memory: Memory, text: str, domain: Domain, before: Seen | None
     ) -> Seen:
         """Read a guest for the first time in this start; `before` is what it was until then."""
         place = self._locate(domain)
-        start = f"{place.pid}-{place.started}" if place else f"id-{domain.id}"
+        start = _start(domain, place)
         recorded = memory.guests.get(domain.uuid)
-        booted = domain.uuid in self._fresh and place is not None and not place.arrived
+        booted = domain.uuid in self._named.fresh and place is not None and not place.arrived
         if recorded is not None and recorded.start == start:
             original, told = recorded.original, True
+        elif before is not None and before.start == start and before.told:
+            original, told = before.original, True  # it was seen while it was starting
         elif booted:  # nobody has pinned it yet: it has what it was started with
             original, told = domain.pins, _tells(before, domain.pins)
         else:
@@ -303,38 +337,6 @@ class Observer:
         self._verdicts = {}
 
 
-def from_documents(
-    documents: Mapping[str, str], settings: GuestSettings, memory: Memory
-) -> tuple[tuple[Guest, ...], tuple[tuple[str, EmupoolError], ...]]:
-    """Return the guests that domain documents (by file name) describe, and what is no domain.
-
-    A running guest's own definition is its original unless `memory` recorded one; its age is its
-    domain id.
-    """
-    domains: list[Domain] = []
-    failures: list[tuple[str, EmupoolError]] = []
-    for name, text in sorted(documents.items()):
-        try:
-            domains.append(domainxml.parse(text))
-        except EmupoolError as error:
-            failures.append((name, error))
-    originals = {d.uuid: _recorded(d, memory) or d.pins for d in domains}
-    shared = shared_cpus(original.emulator for original in originals.values())
-    guests = []
-    for domain in domains:
-        original = originals[domain.uuid]
-        verdict = resolve(settings, domain, original.emulator, shared)
-        known = memory.guests.get(domain.uuid)
-        start = known.start if known is not None and domain.id is not None else f"id-{domain.id}"
-        guests.append(Guest(domain, original, verdict, age=domain.id or 0, start=start))
-    return tuple(guests), tuple(failures)
-
-
-def _recorded(domain: Domain, memory: Memory) -> Pins | None:
-    known = memory.guests.get(domain.uuid)
-    return known.original if known is not None and domain.id is not None else None
-
-
 def _original(link: Link, domain: Domain, place: Place | None) -> tuple[Pins, bool]:
     """Return what the guest was started with, and whether the persistent definition tells it."""
     persistent = link.persistent_xml(domain.uuid)
@@ -353,6 +355,10 @@ def _tells(before: Seen | None, pins: Pins) -> bool:
 def _exclusive(original: Pins, shared: CpuSet) -> bool:
     pin = original.emulator
     return pin is not None and pin.only() is not None and pin.isdisjoint(shared)
+
+
+def _start(domain: Domain, place: Place | None) -> str:
+    return f"{place.pid}-{place.started}" if place else f"id-{domain.id}"
 
 
 def _guest(seen: Seen, verdict: Verdict, busy: bool) -> Guest:  # noqa: FBT001 - a field's value

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 from agent import planner, transition
 from agent.candidates import Warned
 from agent.checkpoint import NO_STATE, load_file
+from agent.documents import from_documents
 from agent.errors import Refused
-from agent.observer import Observer, from_documents
+from agent.observer import Observer
 from agent.transition import Present
 
 if TYPE_CHECKING:

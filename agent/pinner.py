@@ -8,15 +8,20 @@ are sent. What an overdue call brings in the end is collected by a later cycle, 
 wakes.
 
 The steps of one guest are one job, carried out in order by one worker: they would wait for the
-same job lock. When a pin is set, the kernel is made to follow and is read back (`threads.settle`)
-by the deciding thread: it has nothing else to do then, and three threads at once would only wait
-for each other between the many small reads.
+same job lock. A guest that will soon be pinned for the first time can be looked up by a worker
+beforehand (`prepare`), while libvirt still starts it; that worker then gets its job.
 
-One thread calls `apply` and `collect`; workers touch nothing but their job and two queues.
+When a pin is set, the kernel is made to follow and is read back (`threads.settle`) by the deciding
+thread, once there is no other pin to send: a pin is what is urgent, and three threads at once would
+only wait for each other between the many small reads.
+
+One thread calls `apply`, `prepare` and `collect`; workers touch nothing but their task and two
+queues, the one of their own tasks and the common one of what is done.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -113,15 +118,25 @@ class Pinner:
         self._settler = settler
         self._nudge = nudge
         self._clock = clock
-        self._todo: SimpleQueue[Job | None] = SimpleQueue()
-        self._done: SimpleQueue[Job] = SimpleQueue()
+        self._done: SimpleQueue[tuple[_Worker, Job | str]] = SimpleQueue()
         self._under_way: dict[str, Job] = {}
-        self._threads = 0
+        self._workers: list[_Worker] = []  # the one that was used last comes last
+        self._ready: dict[str, _Worker] = {}  # who looked a guest up for its job to come
 
     def warm_up(self) -> None:
         """Have the workers connect now, so that the first pin does not wait for it."""
-        while self._threads < self.workers:
+        while len(self._workers) < self.workers:
             self._spawn()
+
+    def prepare(self, uuid: str) -> None:
+        """Have an idle worker look a guest up that will soon be pinned."""
+        worker = self._idle()
+        if worker is not None and uuid not in self._under_way:
+            worker.looks_up = uuid
+            while len(self._ready) >= LIMIT:  # those were not pinned after all
+                del self._ready[next(iter(self._ready))]
+            self._ready[uuid] = worker
+            worker.give(uuid)
 
     def under_way(self) -> frozenset[str]:
         """Return the guests whose call has not returned yet."""
@@ -129,14 +144,20 @@ class Pinner:
 
     def apply(self, jobs: Iterable[Job]) -> Applied:
         """Carry out `jobs` in the order given; return when all but overdue ones are done."""
+        outcomes = self.collect()
+        done: deque[Job] = deque()
         waiting = deque(job for job in jobs if job.uuid not in self._under_way)
-        outcomes: list[Outcome] = []
         while waiting or self._fresh():
             while waiting and self._may_send(waiting[0]):
                 self._send(waiting.popleft())
             if not self._fresh():
                 break
-            outcomes += self._next()
+            if done and not waiting and self._done.empty():
+                outcomes += self._settled(done.popleft())  # nothing else to do till one returns
+            else:
+                done += self._next()
+        for job in done:
+            outcomes += self._settled(job)
         outcomes += self.collect()
         return Applied(tuple(outcomes), self.under_way(), frozenset(job.uuid for job in waiting))
 
@@ -145,9 +166,11 @@ class Pinner:
         outcomes: list[Outcome] = []
         while True:
             try:
-                outcomes += self._finished(self._done.get_nowait())
+                done = self._finished(*self._done.get_nowait())
             except Empty:
                 return outcomes
+            for job in done:
+                outcomes += self._settled(job)
 
     def drain(self, timeout: float) -> list[Outcome]:
         """Wait up to `timeout` seconds for the calls under way, and return their outcomes."""
@@ -155,38 +178,46 @@ class Pinner:
         end = self._clock() + timeout
         while self._under_way and (left := end - self._clock()) > 0:
             try:
-                outcomes += self._finished(self._done.get(timeout=left))
+                done = self._finished(*self._done.get(timeout=left))
             except Empty:
                 break
+            for job in done:
+                outcomes += self._settled(job)
         return outcomes
 
     def stop(self) -> None:
         """Let idle workers end; those in a call end with the process."""
-        for _ in range(self._threads):
-            self._todo.put(None)
-        self._threads = 0
+        for worker in self._workers:
+            worker.todo.put(None)
+        self._workers, self._ready = [], {}
 
     def _fresh(self) -> Sequence[Job]:
         return [job for job in self._under_way.values() if not job.overdue]
 
     def _may_send(self, job: Job) -> bool:
-        if len(self._fresh()) >= self.workers or len(self._under_way) >= LIMIT:
+        others = sum(worker.load > 0 and worker.looks_up != job.uuid for worker in self._workers)
+        if len(self._fresh()) >= self.workers or others >= LIMIT:
             return False
-        return job.urgent or len(self._under_way) < _CROWDED
+        return job.urgent or others < _CROWDED
 
     def _send(self, job: Job) -> None:
         job.sent = self._clock()
         self._under_way[job.uuid] = job
-        if self._threads < len(self._under_way):
-            self._spawn()
-        self._todo.put(job)
+        worker = self._ready.pop(job.uuid, None)
+        if worker not in self._workers or (worker.load and worker.looks_up != job.uuid):
+            worker = self._idle() or self._spawn()
+        worker.give(job)
 
-    def _next(self) -> list[Outcome]:
-        """Wait for a job to be done, or for the oldest fresh one to become overdue."""
+    def _idle(self) -> _Worker | None:
+        """Return the idle worker that was used last: most of what it needs is still in a cache."""
+        return next((worker for worker in reversed(self._workers) if not worker.load), None)
+
+    def _next(self) -> list[Job]:
+        """Wait for a job to be done, and return it, or for the oldest fresh one to be overdue."""
         oldest = min(job.sent for job in self._fresh())
         try:
             return self._finished(
-                self._done.get(timeout=max(0.0, oldest + PATIENCE - self._clock()))
+                *self._done.get(timeout=max(0.0, oldest + PATIENCE - self._clock()))
             )
         except Empty:
             for job in self._fresh():
@@ -194,11 +225,22 @@ class Pinner:
                     job.overdue = True
             return []
 
-    def _finished(self, job: Job) -> list[Outcome]:
-        del self._under_way[job.uuid]
-        if self._threads > max(self.workers, len(self._under_way)):
-            self._threads -= 1
-            self._todo.put(None)
+    def _finished(self, worker: _Worker, task: Job | str) -> list[Job]:
+        """Take a task back from a worker; return it if it is a job."""
+        worker.load -= 1
+        if isinstance(task, str):
+            worker.looks_up = None
+            return []
+        del self._under_way[task.uuid]
+        if worker in self._workers:
+            self._workers.remove(worker)
+            if len(self._workers) < max(self.workers, len(self._under_way)):
+                self._workers.append(worker)
+            else:
+                worker.todo.put(None)
+        return [task]
+
+    def _settled(self, job: Job) -> list[Outcome]:
         return [self._settle(outcome, job.place) for outcome in job.outcomes]
 
     def _settle(self, outcome: Outcome, place: Place | None) -> Outcome:
@@ -217,32 +259,43 @@ class Pinner:
             return replace(outcome, error=unforeseen(error))
         return replace(outcome, settled=settled)
 
-    def _spawn(self) -> None:
-        self._threads += 1
+    def _spawn(self) -> _Worker:
         worker = _Worker(self._connect, self._clock)
-        name = f"pin-{self._threads}"
+        self._workers.append(worker)
+        name = f"pin-{len(self._workers)}"
         threading.Thread(target=self._work, args=(worker,), name=name, daemon=True).start()
+        return worker
 
     def _work(self, worker: _Worker) -> None:
         """Run in a worker's thread."""
         worker.connect()
-        while (job := self._todo.get()) is not None:
-            worker.carry_out(job)
-            self._done.put(job)
+        while (task := worker.todo.get()) is not None:
+            worker.carry_out(task)
+            self._done.put((worker, task))
             # Marked overdue before this line: the deciding thread has stopped waiting, or will
             # collect once more after it marked. Either way nothing is lost.
-            if job.overdue:
+            if isinstance(task, Job) and task.overdue:
                 self._nudge()
         worker.close()
 
 
 class _Worker:
-    """One thread's connection, and what it does with a job."""
+    """One thread's connection and tasks: jobs, and guests to look up.
+
+    The deciding thread gives and counts them; all else is the worker's own.
+    """
 
     def __init__(self, connect: Callable[[], Hand], clock: Callable[[], float]) -> None:
+        self.todo: SimpleQueue[Job | str | None] = SimpleQueue()
+        self.load = 0  # tasks that were given and have not come back
+        self.looks_up: str | None = None
         self._connect = connect
         self._clock = clock
         self._hand: Hand | None = None
+
+    def give(self, task: Job | str) -> None:
+        self.load += 1
+        self.todo.put(task)
 
     def connect(self) -> None:
         try:
@@ -255,13 +308,21 @@ class _Worker:
             self._hand.close()
             self._hand = None
 
-    def carry_out(self, job: Job) -> None:
-        for step in job.steps:
+    def carry_out(self, task: Job | str) -> None:
+        if isinstance(task, str):
+            self._look_up(task)
+            return
+        for step in task.steps:
             started = self._clock()
             error = self._attempt(step)
-            job.outcomes.append(Outcome(step, started, self._clock() - started, error))
+            task.outcomes.append(Outcome(step, started, self._clock() - started, error))
             if error is not None:
                 return
+
+    def _look_up(self, uuid: str) -> None:
+        if self._hand is not None:
+            with contextlib.suppress(Exception):  # the pin to come will tell
+                self._hand.look_up(uuid)
 
     def _attempt(self, step: Step) -> EmupoolError | None:
         try:

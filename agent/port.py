@@ -1,7 +1,8 @@
 """What this program asks of a hypervisor, and what it hears: the seam for libvirt and its fake.
 
-A `Link` is one connection: it lists, reads and hears. A `Hand` is another one, and pins. Every
-call may raise HypervisorAway; those that name a guest may raise any GuestError.
+A `Link` is one connection: it lists, reads and hears. A `Hand` is another one, and pins; a `Roster`
+a third, and waits for guests that libvirt holds. Every call may raise HypervisorAway; those that
+name a guest may raise any GuestError.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class GuestEvent:
     tuned: tuple[tuple[str, str], ...] = ()
     started: bool = False  # its start was announced
     resumed: bool = False  # its vCPUs run (again): comes before `started` when it boots
+    id: int | None = None  # of the domain, as far as the event tells
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,9 @@ class LinkLost:
 class Hand(Protocol):
     """A connection that pins; one call at a time."""
 
+    def look_up(self, uuid: str) -> None:
+        """Do what can be done before a guest is pinned; waits while it is being started."""
+
     def pin_emulator(self, uuid: str, cpus: CpuSet) -> None:
         """Give the emulator threads of a running guest `cpus`, live only."""
 
@@ -57,14 +62,24 @@ class Hand(Protocol):
         """End the connection; never raises."""
 
 
+class Roster(Protocol):
+    """A connection for what waits until guests are started or destroyed."""
+
+    def active_ids(self) -> frozenset[int]:
+        """Return the ids of all running guests: one call."""
+
+    def definition(self, number: int) -> tuple[str, str]:
+        """Return UUID and live definition of the guest with this domain id."""
+
+    def close(self) -> None:
+        """End the connection; never raises."""
+
+
 class Link(Protocol):
     """A connection that lists, reads and hears."""
 
     def uuids(self) -> tuple[str, ...]:
         """Return all defined guests, running or not."""
-
-    def active_ids(self) -> frozenset[int]:
-        """Return the ids of all running guests; cheap."""
 
     def xml(self, uuid: str) -> str:
         """Return the live definition of a running guest, the persistent one of a stopped one."""
@@ -87,3 +102,6 @@ class Hypervisor(Protocol):
 
     def hand(self) -> Hand:
         """Connect for pinning."""
+
+    def roster(self) -> Roster:
+        """Connect for what waits."""

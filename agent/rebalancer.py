@@ -20,12 +20,13 @@ from agent.checkpoint import StateError
 from agent.cpuset import CpuSet
 from agent.cycle import Cause, CycleResult, misfits, remember, undone
 from agent.errors import GuestBusy, GuestGone
+from agent.events import Named
 from agent.policy import GuestSettings
 from agent.pool import NOTHING, Memory, PoolSettings
 from agent.transition import Kind, Present, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from agent.checkpoint import Checkpoint
     from agent.observer import Observer, Snapshot
@@ -90,6 +91,7 @@ class Rebalancer:
         self._stuck: dict[str, frozenset[int]] = {}
         self._deadline: float | None = None
         self._state_error: str | None = None
+        self._ahead: tuple[planner.Question, Plan] | None = None
 
     @property
     def deadline(self) -> float | None:
@@ -119,32 +121,25 @@ class Rebalancer:
         known |= {f"cputune.iothreadpin{t.id}": t.cpus for t in domain.iothreads}
         return all(name in known and _same(known[name], value) for name, value in reported)
 
-    def cycle(
-        self,
-        link: Link,
-        cause: Cause,
-        named: Collection[str] = (),
-        freed: Collection[str] = (),
-        fresh: Collection[str] = (),
-    ) -> CycleResult:
-        """Look, plan and act once.
+    def cycle(self, link: Link, cause: Cause, named: Named | None = None) -> CycleResult:
+        """Look, plan and act once; `named` is what events said, for the cycles that follow them.
 
-        `named` are the guests to look at in an event cycle; the job of `freed` ones may have
-        ended, the starts of `fresh` ones were announced just now. HypervisorAway if libvirt
-        cannot be asked: then nothing was done.
+        HypervisorAway if libvirt cannot be asked: then nothing was done.
         """
         started = self._clock()
         self._deadline = None  # should this cycle fail, time alone calls for no other one
+        named = named or Named()
         late = self._pins.collect()
         self._absorb(late, started)
-        for uuid in freed:
+        for uuid in named.freed:
             self._retries.pop(uuid, None)
         due = self._take_turns(started)
-        looked = None if cause not in _PARTIAL else {*named, *due, *(o.step.uuid for o in late)}
+        named.guests |= due | {outcome.step.uuid for outcome in late}
+        looked = named if cause in _PARTIAL else None
         snapshot = self._observer.look(
-            link, self.settings.guests, self._memory, looked, self._held(started), fresh
+            link, self.settings.guests, self._memory, looked, self._held(started)
         )
-        plan = planner.plan(self._question(snapshot, started, damped=cause is not Cause.RELOAD))
+        plan = self._plan(self._question(snapshot, started, damped=cause is not Cause.RELOAD))
         self._deadline = plan.deadline
         self._prune_stuck(plan, snapshot.guests)
         steps = transition.diff(plan, snapshot.guests, self._present(snapshot.host))
@@ -153,6 +148,7 @@ class Rebalancer:
             self._retries.pop(uuid, None)  # nothing is left to try
         if not self.settings.dry_run:
             outcomes = late + self._act(plan, snapshot, steps, cause)
+        self._plan_ahead(snapshot, named)
         return CycleResult(
             cause=cause,
             seconds=self._clock() - started,
@@ -200,6 +196,31 @@ class Rebalancer:
         )
 
     # decide
+
+    def _plan(self, question: planner.Question) -> Plan:
+        """Plan, or take the plan that was made ahead for this very question.
+
+        While no damping clock runs a plan does not depend on the time.
+        """
+        if self._ahead is not None:
+            foreseen, plan = self._ahead
+            self._ahead = None
+            if plan.deadline is None and question == replace(foreseen, now=question.now):
+                return plan
+        return planner.plan(question)
+
+    def _plan_ahead(self, snapshot: Snapshot, named: Named) -> None:
+        """Get ready for the start of a guest that libvirt still holds: all but the pin itself."""
+        for uuid in named.early:
+            guests = self._observer.foresee(uuid, self._observer.guests())
+            if guests is not None:
+                question = self._question(snapshot, self._clock(), damped=True)
+                question = replace(question, guests=guests)
+                plan = planner.plan(question)
+                self._ahead = question, plan
+                wanted = next(guest for guest in plan.guests if guest.uuid == uuid)
+                if wanted.emulator_pcpus is not None and not self.settings.dry_run:
+                    self._pins.prepare(uuid)
 
     def _question(self, snapshot: Snapshot, now: float, *, damped: bool) -> planner.Question:
         return planner.Question(

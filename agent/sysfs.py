@@ -49,6 +49,8 @@ _NODE_CPUS: Final = ("cpulist", "cpumap")
 # kernel can print, each second of 8192, is 20 KiB.
 _MAX_BYTES: Final = 1 << 18
 
+_GLANCE: Final = 1 << 12
+
 # A named pipe in a copy must not block; on files the flag means nothing.
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DIRECTORY: Final = _FILE | os.O_DIRECTORY
@@ -65,6 +67,7 @@ class Sysfs:
     def __init__(self, root: Path) -> None:
         """Read below `root`: `/`, or where a copy of a host's /sys lies in `sys`."""
         self._root = root
+        self._listed: tuple[bytes, CpuSet] | None = None  # text of `online`, and what it says
 
     def discover(self) -> Discovery:
         """Return the host, and a line for each file that is wrong.
@@ -79,8 +82,31 @@ class Sysfs:
     def online(self) -> CpuSet:
         """Return the pCPUs that are online, which takes one file where the kernel has it.
 
-        It is what `discover` would say. SysfsError if there is none.
+        It is what `discover` would say. SysfsError if there is none. The same text says the same.
         """
+        text = self._glance()
+        if text and self._listed is not None and self._listed[0] == text:
+            return self._listed[1]
+        online = self._online()
+        if text:
+            self._listed = text, online
+        return online
+
+    def _glance(self) -> bytes | None:
+        """Return the text of `online` if one plain read gives all of it."""
+        try:
+            fd = os.open(f"{self._root}/sys/devices/system/cpu/online", _FILE)
+        except OSError:
+            return None
+        try:
+            text = os.read(fd, _GLANCE)
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+        return text if len(text) < _GLANCE else None
+
+    def _online(self) -> CpuSet:
         survey = _Survey()
         with survey.root(self._root, *_CPUS) as cpus:
             listed = survey.attribute(cpus, "online")

@@ -104,8 +104,9 @@ class Teller:
                 self._metrics.event_to_pinned(outcome.started + outcome.seconds - announced)
 
     def _show(self, result: CycleResult, pool: PoolSettings, billing: BillingSettings) -> None:
-        active = {guest.uuid for guest in result.guests if guest.active}
-        self._arrivals = {u: at for u, at in self._arrivals.items() if u in active}
+        waiting = {guest.uuid for guest in result.guests if guest.active and guest.busy}
+        waiting |= {uuid for uuid, _ in result.errors}
+        self._arrivals = {u: at for u, at in self._arrivals.items() if u in waiting}
         self._metrics.dry_run(result.dry_run)
         self._metrics.show(
             shown(

@@ -102,6 +102,10 @@ class Threads:
         found = (_effective(version, directory) for version, directory in self._partitions(path))
         return next((cpus for cpus in found if cpus is not None), None)
 
+    def partitions(self) -> tuple[str, ...]:
+        """Return the directories in which cgroups of guests of the default partition appear."""
+        return tuple(directory for _, directory in self._partitions("/machine"))
+
     def locate(self, uuid: str, domain_id: int, partition: str | None = None) -> Place | None:
         """Find the guest that libvirt numbers `domain_id`, and make sure of its `uuid`.
 

@@ -1,8 +1,12 @@
 """The floor: a bare libvirt-python client that makes only the calls nobody can avoid.
 
-`python -m benchmarks.floor URI PREFIX` pins each guest whose name begins with PREFIX in the event
-thread as it starts. For each line `CPUS UUID...` on standard input it pins these guests, from as
-many connections as the agent has workers, and answers `done`.
+`python -m benchmarks.floor URI SEEING BLIND` pins, in the event thread, each guest that starts. Of
+one whose name begins with SEEING it asks first what must be known to decide anything: which guests
+run (one list), and what this one is (one definition). One whose name begins with BLIND it pins
+without a look, which nobody can do who does not know the answer; it tells what the look costs.
+
+For each line `CPUS UUID...` on standard input it pins these guests, from as many connections as
+the agent has workers, and answers `done`.
 """
 
 from __future__ import annotations
@@ -23,14 +27,20 @@ def mask(cpus: str) -> tuple[bool, ...]:
     return tuple(cpu in wanted for cpu in range(max(wanted) + 1))
 
 
-def pin_arrivals(uri: str, prefix: str) -> None:
+def pin_arrivals(uri: str, seeing: str, blind: str) -> None:
     """Pin in the callback, to pCPU 0."""
+    connection = libvirt.open(uri)
 
     def started(_conn: Any, domain: Any, event: int, _detail: int, _opaque: object) -> None:
-        if event == libvirt.VIR_DOMAIN_EVENT_STARTED and domain.name().startswith(prefix):
-            domain.pinEmulator(mask("0"), LIVE)
+        if event != libvirt.VIR_DOMAIN_EVENT_STARTED:
+            return
+        if domain.name().startswith(seeing):
+            connection.listDomainsID()
+            domain.XMLDesc(0)
+        elif not domain.name().startswith(blind):
+            return
+        domain.pinEmulator(mask("0"), LIVE)
 
-    connection = libvirt.open(uri)
     connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, started, None)
 
 
@@ -53,9 +63,9 @@ def pin_all(connections: list[Any], uuids: list[str], cpus: str) -> None:
 
 def main() -> None:
     """Serve until standard input ends."""
-    uri, prefix = sys.argv[1:]
+    uri, seeing, blind = sys.argv[1:]
     start_events()
-    pin_arrivals(uri, prefix)
+    pin_arrivals(uri, seeing, blind)
     connections = [libvirt.open(uri) for _ in range(WORKERS)]
     print("ready", flush=True)
     for line in sys.stdin:

@@ -58,7 +58,7 @@ class Call(NamedTuple):
 
 
 class Connection:
-    """Both a `Link` and a `Hand`."""
+    """A `Link`, a `Hand` and a `Roster`."""
 
     def __init__(self, fake: Fake, hear: Hear | None) -> None:
         self._fake = fake
@@ -72,6 +72,13 @@ class Connection:
         with self._fake.called(self, Call("active_ids")) as guests:
             return frozenset(guest.process.id for guest in guests.values() if guest.process)
 
+    def definition(self, number: int) -> tuple[str, str]:
+        with self._fake.called(self, Call("definition")) as guests:
+            for uuid, guest in guests.items():
+                if guest.process is not None and guest.process.id == number:
+                    return uuid, guest.xml()
+        raise GuestGone(f"no domain with id {number}")
+
     def xml(self, uuid: str) -> str:
         with self._fake.called(self, Call("xml", uuid)) as guests:
             return guests[uuid].xml()
@@ -84,6 +91,10 @@ class Connection:
     def occupied(self, uuid: str) -> bool:
         with self._fake.called(self, Call("occupied", uuid)) as guests:
             return guests[uuid].occupied
+
+    def look_up(self, uuid: str) -> None:
+        with self._fake.called(self, Call("look_up", uuid)) as guests:
+            guests[uuid].xml()
 
     def pin_emulator(self, uuid: str, cpus: CpuSet) -> None:
         self._fake.carry_out(self, Call("pin_emulator", uuid, cpus))
@@ -132,6 +143,9 @@ class Fake:
 
     def hand(self) -> Connection:
         return self._connect("hand", None)
+
+    def roster(self) -> Connection:
+        return self._connect("roster", None)
 
     def _connect(self, name: str, hear: Hear | None) -> Connection:
         with self.called(None, Call(name)):
@@ -367,7 +381,9 @@ class Fake:
         started: bool = False,
         resumed: bool = False,
     ) -> None:
-        event = GuestEvent(uuid, topic, time.monotonic(), tuned, started, resumed)
+        process = self.guests[uuid].process if started or resumed else None
+        number = process.id if process is not None else None
+        event = GuestEvent(uuid, topic, time.monotonic(), tuned, started, resumed, number)
         for _ in range(self.copies):
             if self._withheld is None:
                 self._deliver(event)

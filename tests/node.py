@@ -15,7 +15,7 @@ from agent.checkpoint import Checkpoint
 from agent.cpuset import CellId, CpuSet
 from agent.cycle import Cause, pending
 from agent.errors import EmupoolError, HypervisorAway
-from agent.events import Inbox, PinReturned
+from agent.events import Inbox, Named, PinReturned
 from agent.observer import Observer
 from agent.pinner import Pinner
 from agent.policy import GuestSettings
@@ -141,7 +141,7 @@ class Node:
         """Run one cycle; whatever it does, time alone must not call for another one at once."""
         self.fake.log.clear()
         self.fake.pins.clear()
-        result = self.rebalancer.cycle(self.link, cause, named)
+        result = self.rebalancer.cycle(self.link, cause, Named(set(named)))
         self.check_patience()
         return result
 
@@ -160,12 +160,19 @@ class Node:
         if not named and not wake.returned:
             return None
         freed = {u for u, events in wake.guests.items() if any(_ends_job(e.topic) for e in events)}
-        fresh = {u for u, events in wake.guests.items() if any(_boots(e) for e in events)}
+        boots = [e for events in wake.guests.values() for e in events if _boots(e)]
+        fresh = {event.uuid: event.id for event in boots}
         self.fake.log.clear()
         self.fake.pins.clear()
-        result = self.rebalancer.cycle(self.link, Cause.EVENT, named, freed, fresh)
+        result = self.rebalancer.cycle(self.link, Cause.EVENT, Named(named, freed, fresh))
         self.check_patience()
         return result
+
+    def foresee(self, uuid: str) -> CycleResult:
+        """Do what the daemon does with a guest's definition before its start is announced."""
+        self.fake.log.clear()
+        early = {uuid: self.fake.guests[uuid].xml()}
+        return self.rebalancer.cycle(self.link, Cause.EVENT, Named({uuid}, early=early))
 
     def reacted(self) -> CycleResult:
         result = self.react()

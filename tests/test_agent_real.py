@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -70,6 +72,23 @@ def test_two_guests_share_a_pcpu_the_third_makes_it_two_and_a_departure_one_agai
     row = service.guest(third.uuid)
     assert (row["kernel"], row["live"], row["verified"], row["state"]) == ("0", "0", True, "placed")
     assert service.metric("stuck_threads", cell="0") == 0
+
+
+def test_a_guest_that_libvirt_is_slow_to_destroy_delays_nobody(
+    libvirtd: Libvirtd, tmp_path: Path, start: Callable[..., Guest]
+) -> None:
+    pool = {"cpus": "0-1", "emulator_overcommit_ratio": 8}
+    with Service(libvirtd.uri, tmp_path, pool=pool, reconcile={"interval": 3600}):
+        slow = start("slow")
+        wait_on(ZERO, slow)
+        pid = slow.pid
+        os.kill(pid, signal.SIGSTOP)  # it cannot die, and libvirt waits for that with its lock
+        destroyer = threading.Thread(target=slow.destroy)
+        destroyer.start()
+        wait_on(ZERO, *[start(f"other-{n}") for n in range(3)])
+        assert destroyer.is_alive()
+        os.kill(pid, signal.SIGCONT)
+        destroyer.join()
 
 
 def test_a_vcpu_pinned_to_a_pool_pcpu_evicts_the_pool_and_is_itself_not_moved(

@@ -16,9 +16,9 @@ from rich.cells import cell_len
 from agent import draw, planner, report, topology, transition
 from agent.candidates import Warned
 from agent.cpuset import CpuSet
+from agent.documents import from_documents
 from agent.draw import pictures, words
 from agent.draw.pictures import Use
-from agent.observer import from_documents
 from agent.policy import GuestSettings
 from agent.pool import NOTHING, PoolSettings
 from tests.documents import cell, guest, pipe, plan, screen, status, step

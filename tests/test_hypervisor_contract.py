@@ -26,7 +26,7 @@ from tests.guests import Guest, guest_xml
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from agent.port import Hand, Hypervisor, Link
+    from agent.port import Hand, Hypervisor, Link, Roster
     from tests.libvirtd import Libvirtd
 
 FAKE: Final = "fake"
@@ -142,10 +142,12 @@ class Backend:
         self.heard = Heard()
         self.link: Link = hypervisor.link(self.heard.put)
         self.hand: Hand = hypervisor.hand()
+        self.roster: Roster = hypervisor.roster()
 
     def close(self) -> None:
         self.link.close()
         self.hand.close()
+        self.roster.close()
 
     def live(self, uuid: str) -> domainxml.Domain:
         return domainxml.parse(self.link.xml(uuid))
@@ -220,18 +222,34 @@ class TestHypervisor:
 
     @on()
     def test_lists_all_guests_and_the_ids_of_those_that_run(self, backend: Backend) -> None:
-        before, ids = set(backend.link.uuids()), backend.link.active_ids()
+        before, ids = set(backend.link.uuids()), backend.roster.active_ids()
         stopped = backend.operator.define("stopped")
         running = backend.operator.start(backend.operator.define("running"))
         transient = backend.operator.create("transient")
         assert set(backend.link.uuids()) - before == {stopped, running, transient}
         told = {backend.live(uuid).id for uuid in (running, transient)}
-        assert backend.link.active_ids() - ids == told
+        assert backend.roster.active_ids() - ids == told
         backend.operator.destroy(transient)
         backend.operator.destroy(running)
         backend.operator.undefine(stopped)
         assert set(backend.link.uuids()) - before == {running}
-        assert backend.link.active_ids() == ids
+        assert backend.roster.active_ids() == ids
+
+    @on()
+    def test_a_start_tells_the_id_under_which_the_roster_has_the_guest(
+        self, backend: Backend
+    ) -> None:
+        uuid = backend.operator.define("a", metadata_policy="isolate")
+        backend.operator.start(uuid)
+        *_, started = backend.heard.until(lambda event: event.uuid == uuid and event.started)
+        assert started.id is not None
+        assert {started.id} <= backend.roster.active_ids()
+        found, text = backend.roster.definition(started.id)
+        assert found == uuid
+        assert domainxml.parse(text) == backend.live(uuid)
+        backend.hand.look_up(uuid)
+        backend.hand.pin_emulator(uuid, ONE)
+        assert backend.live(uuid).emulator == ONE
 
     @on()
     def test_a_pin_shows_in_the_live_definition_only(self, backend: Backend) -> None:
@@ -288,6 +306,8 @@ class TestHypervisor:
             lambda: link.xml(NOBODY),
             lambda: link.persistent_xml(NOBODY),
             lambda: link.occupied(NOBODY),
+            lambda: hand.look_up(NOBODY),
+            lambda: backend.roster.definition(987654),
             lambda: hand.pin_emulator(NOBODY, ONE),
             lambda: hand.pin_iothread(NOBODY, 1, ONE),
         ]
@@ -419,14 +439,15 @@ class TestHypervisor:
         backend.link.uuids()
         backend.hand.pin_emulator(uuid, ONE)
         other = backend.hypervisor.link(lambda _: None)
-        for connection in (backend.link, backend.hand, backend.link, backend.hand):
+        for connection in (backend.link, backend.hand, backend.roster) * 2:
             connection.close()
         asked: list[Callable[[], object]] = [
             backend.link.uuids,
-            backend.link.active_ids,
+            backend.roster.active_ids,
             lambda: backend.link.xml(uuid),
             lambda: backend.link.persistent_xml(uuid),
             lambda: backend.link.occupied(uuid),
+            lambda: backend.roster.definition(1),
             lambda: backend.hand.pin_emulator(uuid, TWO),
         ]
         for ask in asked:
@@ -463,7 +484,13 @@ class TestHypervisor:
             backend.link.xml(uuid)
         with pytest.raises(HypervisorAway):
             backend.hand.pin_emulator(uuid, TWO)
-        for connect in (lambda: backend.hypervisor.link(print), backend.hypervisor.hand):
+        with pytest.raises(HypervisorAway):
+            backend.roster.active_ids()
+        for connect in (
+            lambda: backend.hypervisor.link(print),
+            backend.hypervisor.hand,
+            backend.hypervisor.roster,
+        ):
             with pytest.raises(HypervisorAway):
                 connect()
         backend.close()

@@ -270,12 +270,79 @@ def test_workers_that_a_crowd_needed_end_with_it(bench: Bench) -> None:
     for hold in holds:
         hold.refuse()
     assert errors(bench.pinner.drain(10)) == [GuestBusy] * 8
-    assert bench.pinner._threads == 3
+    assert len(bench.pinner._workers) == 3
     assert errors(bench.pinner.apply(bench.jobs(uuids[8:])).outcomes) == [None] * 3
     bench.pinner.stop()
     for worker in crowd | bench.workers():
         worker.join(10)
     assert not bench.workers()
+
+
+# --- guests that will soon be pinned -------------------------------------------------------------
+
+
+def test_a_guest_is_pinned_by_the_worker_that_looked_it_up(bench: Bench) -> None:
+    uuids = bench.guests(3)
+    bench.pinner.warm_up()
+    workers: dict[str, set[str]] = {}
+    bench.fake.hook = lambda call: workers.setdefault(call.uuid, set()).add(
+        threading.current_thread().name
+    )
+    for uuid in uuids:
+        bench.pinner.prepare(uuid)
+    assert errors(bench.pinner.apply(jobs(map(step, uuids), lambda _: None)).outcomes) == [None] * 3
+    assert bench.fake.count("look_up") == 3
+    assert [len(workers[uuid]) for uuid in uuids] == [1, 1, 1]
+    assert len(set.union(*workers.values())) == 3
+
+
+def test_a_look_up_that_hangs_holds_up_no_other_guest(lonely: Bench) -> None:
+    held, other = lonely.guests(2)
+    entered, go_on = threading.Event(), threading.Event()
+
+    def wait(call: Call) -> None:
+        if call.name == "look_up":
+            entered.set()
+            assert go_on.wait(10)
+
+    lonely.fake.hook = wait
+    lonely.pinner.warm_up()
+    lonely.pinner.prepare(held)
+    assert entered.wait(10)
+    lonely.pinner.prepare(other)  # nobody is idle: it is not looked up
+    applied = lonely.pinner.apply(lonely.jobs([other]))
+    assert errors(applied.outcomes) == [None]
+    go_on.set()
+    assert errors(lonely.pinner.apply(lonely.jobs([held])).outcomes) == [None]
+    assert lonely.fake.count("look_up") == 1
+
+
+@pytest.mark.parametrize("error", [GuestGone("gone"), HypervisorAway("away"), ValueError("odd")])
+def test_a_look_up_that_fails_is_for_the_pin_to_tell(lonely: Bench, error: Exception) -> None:
+    (uuid,) = lonely.guests(1)
+    lonely.fake.fail("look_up", error)  # type: ignore[arg-type]
+    lonely.pinner.warm_up()
+    lonely.pinner.prepare(uuid)
+    assert errors(lonely.pinner.apply(lonely.jobs([uuid])).outcomes) == [None]
+
+
+def test_guests_that_were_looked_up_and_never_pinned_are_forgotten(bench: Bench) -> None:
+    uuids = bench.guests(100)
+    bench.pinner.warm_up()
+    for uuid in uuids:
+        bench.pinner.prepare(uuid)
+        bench.pinner.collect()
+    assert len(bench.pinner._ready) <= LIMIT
+    assert errors(bench.pinner.apply(bench.jobs(uuids)).outcomes) == [None] * 100
+    assert not bench.pinner._ready
+
+
+def test_pins_are_sent_before_threads_are_settled(lonely: Bench) -> None:
+    uuids = lonely.guests(5)
+    lonely.pinner.apply(lonely.jobs(uuids))
+    order = [c.name for c in lonely.fake.log if c.name in {"pin_emulator", "settle"}]
+    assert order.index("settle") >= 4  # the last pin may be under way
+    assert Counter(order) == {"pin_emulator": 5, "settle": 5}
 
 
 # --- calls that hang -----------------------------------------------------------------------------
@@ -424,7 +491,7 @@ def test_a_call_that_returns_just_when_it_is_given_up_is_not_lost() -> None:
             if len(readings) == 3:  # sent, waited for, and now about to be marked
                 assert hold.waiting.acquire(timeout=10)
                 bench.fake.free(uuid)
-                bench.pinner._todo.put(None)
+                bench.pinner._workers[0].todo.put(None)
                 while bench.fake.connections:  # until the worker has closed its own
                     pass
         return readings[-1]
@@ -505,7 +572,7 @@ def test_each_step_has_one_outcome_whatever_the_interleaving(seed: int) -> None:
     def watch(call: Call) -> None:
         if call.name.startswith("pin_"):
             inside[call.uuid] += 1
-            crowds.append(sum(inside.values()))
+            crowds.append(sum(worker.load > 0 for worker in tuple(bench.pinner._workers)))
             assert inside[call.uuid] == 1
         elif call.name == "settle":
             inside[call.uuid] -= 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,9 +12,11 @@ import pytest
 from agent.cpuset import CpuSet
 from agent.cycle import Cause, drifts
 from agent.errors import GuestFailed
+from agent.placing import State
 from agent.port import Topic
 from agent.transition import Drift, Kind, Reason
 from tests.fake import Fake
+from tests.guests import wait_until
 from tests.node import DELAY, HOME, Node, cpus, failed, isolated, planned, pools, reasons
 
 if TYPE_CHECKING:
@@ -178,10 +181,81 @@ def test_a_burst_of_starts_is_one_plan(node: Node) -> None:
     uuids = [node.start(f"g{n}") for n in range(6)]
     result = node.reacted()
     assert node.fake.count("xml") == node.fake.count("pin_emulator") == 6
-    assert node.fake.count("active_ids", "uuids") == 1
+    assert node.fake.count("active_ids", "uuids") == 0
     assert node.fake.count("persistent_xml") == 0
     assert {node.placed(uuid) for uuid in uuids} == {node.pool(result)}
     assert node.react() is None
+
+
+# --- guests that libvirt still starts ------------------------------------------------------------
+
+
+def test_what_was_planned_while_a_guest_started_is_done_when_its_start_is_announced(
+    node: Node,
+) -> None:
+    first = node.start("first")
+    node.react()
+    uuid = node.define("a")
+    node.react()
+    node.fake.start(uuid)
+    before = node.foresee(uuid)
+    assert (before.steps, before.outcomes) == ((), ())
+    assert planned(before, uuid).state is State.BUSY
+    assert node.fake.count("xml", "persistent_xml") == 0
+    assert node.rebalancer._ahead is not None
+    _, plan = node.rebalancer._ahead
+    result = node.reacted()
+    assert result.plan is plan
+    assert node.fake.count("xml", "persistent_xml", "locate") == 0
+    assert reasons(result) == [Reason.ARRIVE]
+    assert node.placed(uuid) == node.placed(first) == node.pool(result)
+    node.assert_settled()
+
+
+def test_what_was_planned_ahead_is_dropped_when_things_turn_out_otherwise(node: Node) -> None:
+    first = node.start("first")
+    node.react()
+    uuid = node.fake.start(node.define("a"))
+    node.foresee(uuid)
+    assert node.rebalancer._ahead is not None
+    (taken,) = node.placed(first)
+    node.start("claims", claim=taken, metadata_policy="ignore", emulatorpin="6")
+    result = node.reacted()
+    assert taken not in node.pool(result)
+    assert node.placed(uuid) == node.placed(first) == node.pool(result)
+    node.assert_settled()
+
+
+def test_a_plan_made_ahead_is_not_used_while_a_clock_runs(node: Node) -> None:
+    uuids = [node.start(f"g{n}") for n in range(3)]
+    node.react()
+    node.fake.destroy(uuids[0])
+    node.react()
+    assert node.patience() == DELAY
+    uuid = node.fake.create("a", **isolated(None, {"metadata_attributes": {"cell": "1"}}))
+    node.foresee(uuid)
+    assert node.rebalancer._ahead is not None
+    _, plan = node.rebalancer._ahead
+    node.clock.now += DELAY
+    result = node.reacted()
+    assert result.plan is not plan
+    assert len(node.pool(result)) == 1
+    node.assert_settled()
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_guest_is_looked_up_ahead_if_it_will_be_pinned(node: Node, *, dry: bool) -> None:
+    node.rebalancer.reconfigure(replace(node.settings, dry_run=dry))
+    node.pinner.warm_up()
+    ours = node.fake.start(node.define("ours"))
+    other = node.fake.start(node.define("other", metadata_policy="ignore"))
+    node.foresee(other)
+    node.foresee(ours)
+    node.pinner.stop()
+    wait_until(lambda: len(node.fake.connections) == 1, 10, "the workers to end")
+    looked_up = {call.uuid for call in node.fake.log if call.name == "look_up"}
+    assert looked_up == (set() if dry else {ours})
+    assert node.pinner.under_way() == set()
 
 
 # --- events --------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from agent.cycle import Cause, pending
 from agent.demo.sample import SCRIPT, NoKernel, SampleHost, Scene
 from agent.demo.stage import Act, Page, Screen
 from agent.demo.witness import Witness
-from agent.events import Inbox, PinReturned
+from agent.events import Inbox, Named, PinReturned
 from agent.hypervisor.sample import SampleGuests
 from agent.observer import Observer
 from agent.pinner import Pinner
@@ -126,12 +126,12 @@ class Player:
 
     def _turn(self, wake: Wake) -> None:
         if wake.guests or wake.returned:
-            self._cycle(Cause.EVENT, set(wake.guests))
+            self._cycle(Cause.EVENT, Named(set(wake.guests), freed=set(wake.guests)))
         elif self._remaining() <= 0:
-            self._cycle(Cause.DEADLINE, set())
+            self._cycle(Cause.DEADLINE, Named())
 
-    def _cycle(self, cause: Cause, named: set[str]) -> None:
-        result = self._rebalancer.cycle(self._link, cause, named, freed=named)
+    def _cycle(self, cause: Cause, named: Named) -> None:
+        result = self._rebalancer.cycle(self._link, cause, named)
         self._witness.watch(result, self._link)
         self._act.goes_on(result)
         self._stage.show(self._act)

@@ -9,6 +9,9 @@ know, measured on libvirt 9.0 and read in its source:
 * A call that fails because the connection is gone says so by its error *domain* (RPC), not code.
 * The binding takes a tuple of booleans; it silently drops what lies beyond the present pCPUs.
 * Pins always say LIVE: with flags of 0 a pin of a stopped guest edits its persistent definition.
+* Who asks for one guest while libvirt holds its lock (it starts, is destroyed, runs a hook) keeps
+  everybody from defining another one until then, and so do `listDomainsID` and `lookupByID`;
+  `listAllDomains` only waits.
 * A `virDomain` names its guest by UUID in each call: one handle serves all starts of a guest.
 """
 
@@ -20,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import libvirt
 
+from agent.errors import GuestGone
 from agent.hypervisor.faults import connect, translated
 from agent.hypervisor.loop import EventLoop, start_event_loop
 from agent.port import GuestEvent, LinkLost, Topic
@@ -31,7 +35,14 @@ if TYPE_CHECKING:
 
     Hear = Callable[[GuestEvent | LinkLost], None]
 
-__all__ = ["EventLoop", "Libvirt", "LibvirtHand", "LibvirtLink", "start_event_loop"]
+__all__ = [
+    "EventLoop",
+    "Libvirt",
+    "LibvirtHand",
+    "LibvirtLink",
+    "LibvirtRoster",
+    "start_event_loop",
+]
 
 _OCCUPIED: Final = frozenset(
     {
@@ -45,6 +56,7 @@ _OCCUPIED: Final = frozenset(
         (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_POSTCOPY),
     }
 )
+_HANDLES: Final = 1024  # kept by a hand
 _LOST: Final = {
     libvirt.VIR_CONNECT_CLOSE_REASON_ERROR: "an I/O error",
     libvirt.VIR_CONNECT_CLOSE_REASON_EOF: "libvirt went away",
@@ -68,6 +80,10 @@ class Libvirt:
     def hand(self) -> LibvirtHand:
         """Connect for pinning."""
         return LibvirtHand(self._open())
+
+    def roster(self) -> LibvirtRoster:
+        """Connect for what waits."""
+        return LibvirtRoster(self._open())
 
     def _open(self) -> libvirt.virConnect:
         return connect(self._uri, *self._keepalive)
@@ -98,15 +114,9 @@ class LibvirtLink:
             listed = self._connection.listAllDomains(0)
         except libvirt.libvirtError as error:
             raise translated(error, self._connection) from error
-        self._domains = {domain.UUIDString(): domain for domain in listed}
-        return tuple(self._domains)
-
-    def active_ids(self) -> frozenset[int]:
-        """Return the ids of all running guests: one small call, whatever their number."""
-        try:
-            return frozenset(self._connection.listDomainsID())
-        except libvirt.libvirtError as error:
-            raise translated(error, self._connection) from error
+        domains = {domain.UUIDString(): domain for domain in listed}
+        self._domains = domains.copy()  # to which a callback may add one that is gone
+        return tuple(domains)
 
     def xml(self, uuid: str) -> str:
         """Return the live definition of a running guest, the persistent one of a stopped one."""
@@ -168,15 +178,21 @@ class LibvirtLink:
         _detail: int,
         _opaque: object,
     ) -> None:
+        if event == libvirt.VIR_DOMAIN_EVENT_SHUTDOWN:
+            return  # it runs until STOPPED says otherwise, and its lock is held until then
         uuid = domain.UUIDString()
         self._domains.setdefault(uuid, domain)  # spares the reader a look-up
+        started = event == libvirt.VIR_DOMAIN_EVENT_STARTED
+        resumed = event == libvirt.VIR_DOMAIN_EVENT_RESUMED
+        number = domain.ID() if started or resumed else -1
         self._hear(
             GuestEvent(
                 uuid,
                 Topic.LIFECYCLE,
                 time.monotonic(),
-                started=event == libvirt.VIR_DOMAIN_EVENT_STARTED,
-                resumed=event == libvirt.VIR_DOMAIN_EVENT_RESUMED,
+                started=started,
+                resumed=resumed,
+                id=number if number >= 0 else None,
             )
         )
 
@@ -200,6 +216,40 @@ class LibvirtLink:
         self._hear(LinkLost(_LOST.get(reason, f"close reason {reason}")))
 
 
+class LibvirtRoster:
+    """A connection for what waits until libvirt lets go of guests; used by one thread."""
+
+    def __init__(self, connection: libvirt.virConnect) -> None:
+        """Ask through `connection`."""
+        self._connection = connection
+
+    def active_ids(self) -> frozenset[int]:
+        """Return the ids of all running guests; libvirt takes each guest's lock for it."""
+        return frozenset(self._running())
+
+    def definition(self, number: int) -> tuple[str, str]:
+        """Return UUID and live definition of the guest with this domain id."""
+        domain = self._running().get(number)
+        if domain is None:
+            raise GuestGone(f"no domain with id {number}")
+        try:
+            return domain.UUIDString(), str(domain.XMLDesc(0))
+        except libvirt.libvirtError as error:
+            raise translated(error, self._connection, domain) from error
+
+    def _running(self) -> dict[int, libvirt.virDomain]:
+        try:
+            listed = self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+            return {domain.ID(): domain for domain in listed}
+        except libvirt.libvirtError as error:
+            raise translated(error, self._connection) from error
+
+    def close(self) -> None:
+        """End the connection."""
+        with contextlib.suppress(libvirt.libvirtError):
+            self._connection.close()
+
+
 class LibvirtHand:
     """A connection that pins; used by one worker thread."""
 
@@ -207,6 +257,16 @@ class LibvirtHand:
         """Pin through `connection`."""
         self._connection = connection
         self._domains: dict[str, libvirt.virDomain] = {}
+
+    def look_up(self, uuid: str) -> None:
+        """Get the handle that a pin of this guest needs, for all its starts."""
+        if uuid not in self._domains:
+            if len(self._domains) >= _HANDLES:
+                self._domains.clear()  # most are of guests that are gone
+            try:
+                self._domains[uuid] = self._connection.lookupByUUIDString(uuid)
+            except libvirt.libvirtError as error:
+                raise translated(error, self._connection) from error
 
     def pin_emulator(self, uuid: str, cpus: CpuSet) -> None:
         """Pin live; see LIBVIRT's `virDomainPinEmulator`."""
@@ -230,14 +290,12 @@ class LibvirtHand:
     def _pin(
         self, uuid: str, cpus: CpuSet, call: Callable[[libvirt.virDomain, tuple[bool, ...]], object]
     ) -> None:
-        domain = None
+        self.look_up(uuid)
+        domain = self._domains[uuid]
         try:
-            domain = self._domains.get(uuid)
-            if domain is None:
-                domain = self._domains[uuid] = self._connection.lookupByUUIDString(uuid)
             call(domain, _mask(cpus))
         except libvirt.libvirtError as error:
-            self._domains.pop(uuid, None)
+            del self._domains[uuid]
             raise translated(error, self._connection, domain) from error
 
 
