@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from agent import config as configuration
-from agent import logs, sdnotify
+from agent import footprint, logs, sdnotify
 from agent.checkpoint import Checkpoint, StateError
 from agent.connector import Connector, daemon_runs
 from agent.cycle import PARTIAL, Cause
@@ -292,6 +292,7 @@ class Daemon:
         if not self._told_ready and ((self._cycled and not self._inbox.depth()) or late):
             self._told_ready = True
             self._notify.ready()
+            footprint.settle()
             self._log.info("daemon.ready", connected=self._link is not None)
 
     def _end(self) -> None:

@@ -2,8 +2,9 @@
 
 A pin of a busy guest blocks for 30 s, and five such calls freeze a connection for healthy guests
 too. So each call has a worker to itself; a call that has not answered in `PATIENCE` is *overdue*:
-its guest counts as busy, it no longer takes one of the `workers` places, and another worker takes
-over. What an overdue call brings in the end is collected by a later cycle, which the worker wakes.
+its guest counts as busy. One that has not answered in `SLOW` no longer takes one of the `workers`
+places, and another worker takes over: of several busy guests each costs the others little. What
+an overdue call brings in the end is collected by a later cycle, which the worker wakes.
 
 At most `LIMIT` calls are under way in all; from the sixth on only evacuations and arrivals are
 sent. While libvirt has been holding a guest, nobody can know which: who asks for that one keeps
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from agent.threads import Place
     from agent.transition import Step
 
+SLOW: Final = 0.010
+"""Seconds after which a call frees its place; most take less than one thousandth."""
 PATIENCE: Final = 0.040
 """Seconds after which a call is overdue."""
 LIMIT: Final = 8
@@ -81,6 +84,7 @@ class Job:
     place: Place | None
     answered: bool = False  # libvirt told of it just now: it does not hold it
     sent: float = 0.0
+    slow: bool = False
     overdue: bool = False
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -204,7 +208,8 @@ class Pinner:
 
     def _may_send(self, job: Job) -> bool:
         others = sum(worker.load > 0 and worker.looks_up != job.uuid for worker in self._workers)
-        if len(self._fresh()) >= self.workers or others >= LIMIT:
+        quick = sum(not job.slow for job in self._fresh())
+        if quick >= self.workers or others >= LIMIT:
             return False
         return job.urgent or (others < _CROWDED and (job.answered or not self._stalled()))
 
@@ -221,16 +226,15 @@ class Pinner:
         return next((worker for worker in reversed(self._workers) if not worker.load), None)
 
     def _next(self) -> list[Job]:
-        """Wait for a job to be done, and return it, or for the oldest fresh one to be overdue."""
-        oldest = min(job.sent for job in self._fresh())
+        """Wait for a job to be done, and return it, or for the first to be slow or overdue."""
+        due = min(job.sent + (PATIENCE if job.slow else SLOW) for job in self._fresh())
         try:
-            return self._finished(
-                *self._done.get(timeout=max(0.0, oldest + PATIENCE - self._clock()))
-            )
+            return self._finished(*self._done.get(timeout=max(0.0, due - self._clock())))
         except Empty:
             for job in self._fresh():
-                if self._clock() - job.sent >= PATIENCE:
-                    job.overdue = True
+                age = self._clock() - job.sent
+                job.slow = age >= SLOW
+                job.overdue = age >= PATIENCE
             return []
 
     def _finished(self, worker: _Worker, task: Job | str) -> list[Job]:
