@@ -189,7 +189,7 @@ def check_config(file: Path, sysfs_root: Path | None) -> None:
         config = configuration.load(file)
         if sysfs_root is not None:
             _check_host(config, reach.sysfs(sysfs_root), str(file))
-        click.echo(f"{file}: good")
+        click.echo(_plain(f"{file}: good"))
 
 
 @emupool.command()
@@ -210,7 +210,12 @@ def release(config_path: Path | None) -> None:
         config = _load(config_path)
         with Lock(config.state.path), reach.link(config.libvirt) as link:
             threads = Threads()
-            pinner = Pinner(reach.libvirt(config.libvirt).hand, threads, lambda: None)
+            pinner = Pinner(
+                reach.libvirt(config.libvirt).hand,
+                threads,
+                lambda: None,
+                config.libvirt.pin_workers,
+            )
             checkpoint = Checkpoint(config.state.path)
             rebalancer = Rebalancer(
                 reach.settings(config),
