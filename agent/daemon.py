@@ -87,6 +87,7 @@ class Daemon:
         self._inbox = Inbox(parts.loop)
         self.metrics = Metrics()
         self.metrics.inbox_depth(self._inbox.depth)
+        self._hypervisor = parts.hypervisor
         self._threads = parts.threads
         self._teller = Teller(self.metrics, PoolUsage(), EmulatorTime(), parts.threads.times)
         self._pinner = Pinner(
@@ -168,7 +169,9 @@ class Daemon:
             self.metrics.event_seen(topic, times)
         if wake.stop:
             return True
-        if wake.failed is not None:
+        for link in wake.outdated:
+            link.close()
+        if wake.failed is not None and self._link is None:
             self._gone(wake.failed.why)
         if wake.lost is not None and self._link is not None:
             self._lost(wake.lost.why)
@@ -309,7 +312,8 @@ class Daemon:
             self._link.close()
         self._link = link
         self._rebalancer.reconnected()
-        self._pinner.warm_up()
+        self._pinner.renew()
+        self._lookout.renew()
         if self._cycled:
             self.metrics.libvirt_reconnected()
         self._stand(connected=True)
@@ -358,12 +362,19 @@ class Daemon:
                 old=change.old,
                 new=change.new,
                 needs_restart=change.restart,
+                unused=change.unused,
             )
-        config = configuration.effective(self._config, new)
+        old, config = self._config.libvirt, configuration.effective(self._config, new)
         self._config = config
         logs.configure(config.log.level, config.log.format, sys.stderr)
         self._timer.interval = config.reconcile.interval
-        self._pinner.workers = config.libvirt.pin_workers
+        self._pinner.resize(config.libvirt.pin_workers)
+        if self._link is not None:
+            self._pinner.warm_up()
+        interval, count = config.libvirt.keepalive_interval, config.libvirt.keepalive_count
+        if (interval, count) != (old.keepalive_interval, old.keepalive_count):
+            self._hypervisor.keepalive(interval, count)
+            self._connector.again()  # whatever is open keeps what it was opened with
         self._rebalancer.reconfigure(settings_of(config))
         self._standing = replace(
             self._standing,

@@ -99,6 +99,7 @@ class Lookout:
         self._nursery = nursery
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._ended = False
+        self._stale = False
         self._roster: Roster | None = None
         self._last = -1  # the id that was read last: a guest has a cgroup in each tree
         self.known: frozenset[int] = frozenset()
@@ -117,6 +118,10 @@ class Lookout:
         """Look for cgroups of guests that appear in these."""
         if self._nursery is not None:
             self._nursery.watch(directories)
+
+    def renew(self) -> None:
+        """Connect anew for the next question."""
+        self._stale = True
 
     def stop(self) -> None:
         """Serve no more; does not wait for a call that hangs."""
@@ -145,6 +150,9 @@ class Lookout:
             self._ask(lambda roster: Starting(*roster.definition(number)))
 
     def _ask(self, question: Callable[[Roster], Event]) -> None:
+        if self._stale:
+            self._stale = False  # before the connection is made: a later wish is not lost
+            self._let_go()
         try:
             self._roster = self._roster or self._connect()
             self._put(question(self._roster))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from agent.config import MAX_BYTES
+from agent.cpuset import LIMIT
 
 UUID: Final = "6a1f3c52-0b3e-4f0e-9d5e-0c1d2e3f4a5b"
 RATIO: Final = "pool.emulator_overcommit_ratio"
@@ -38,7 +39,7 @@ ONE_KEY: Final = {
     "CPU list as a list": ("pool.reserved_cpus", "[0, 1]", "in quotes"),
     "CPU list with a word": ("pool.cpus", '"0-3,all"', "'all' is neither a CPU nor a range"),
     "CPU range that runs backwards": ("pool.cpus", '"5-2"', "'5-2' runs backwards"),
-    "CPU id beyond any kernel": ("pool.cpus", '"65536"', "CPU 65536 is not in 0-65535"),
+    "CPU id beyond any kernel": ("pool.cpus", f'"{LIMIT}"', f"CPU {LIMIT} is not in 0-{LIMIT - 1}"),
     "CPU list that excludes all it names": ("pool.cpus", '"3,^3"', "names no CPU at all"),
     "placement of a wrong type": ("pool.placement", "1", "one of auto, shared, single"),
     "smt as a boolean": ("pool.smt", "false", "one of prefer, strict, any"),
@@ -114,12 +115,12 @@ ONE_KEY: Final = {
     "CPU range without an end": ("pool.cpus", '"0-"', "neither a CPU nor a range"),
     "CPU range with a step": ("pool.cpus", '"0-8:2/4"', "neither a CPU nor a range"),
     "CPU mask": ("pool.cpus", '"0xff"', "neither a CPU nor a range"),
-    "CPU range beyond any host": ("pool.cpus", '"0-999999999"', "is not in 0-65535"),
+    "CPU range beyond any host": ("pool.cpus", '"0-999999999"', f"is not in 0-{LIMIT - 1}"),
     "CPU id of a hundred digits": ("pool.cpus", f'"{"1" * 100}"', "neither a CPU nor a range"),
     "CPU list as text in a list": ("pool.cpus", '["0-3"]', "in quotes"),
     "CPU list with a line break": ("pool.cpus", '"0\\n-3\\u001b[2J"', r"'0\n-3\x1b[2J'"),
-    "min_cpus beyond any host": ("pool.min_cpus", "65537", "a whole number from 0 to 65536"),
-    "max_cpus beyond any integer": ("pool.max_cpus", "10000000000000000000000", "from 0 to 65536"),
+    "min_cpus beyond any host": ("pool.min_cpus", f"{LIMIT + 1}", f"from 0 to {LIMIT}"),
+    "max_cpus beyond any integer": ("pool.max_cpus", "1" * 22, f"from 0 to {LIMIT}"),
     "shrink_delay in quotes": ("pool.shrink_delay", '"30"', "seconds, a number from 0"),
     "shrink_delay that is true": ("pool.shrink_delay", "true", "seconds, a number from 0"),
     "shrink_delay beyond a year": ("pool.shrink_delay", "31536001", "from 0 to 31536000"),
