@@ -291,11 +291,22 @@ def main() -> None:
 # parts
 
 
-def _load(path: Path | None) -> Config:
+def _load(path: Path | None, default: Path = DEFAULT_CONFIG) -> Config:
     """Return the configuration; without a file of the default name, the defaults."""
-    if path is None and not DEFAULT_CONFIG.exists():
+    if path is None and not _is_there(default):
         return configuration.Config()
-    return configuration.load(path or DEFAULT_CONFIG)
+    return configuration.load(path or default)
+
+
+def _is_there(file: Path) -> bool:
+    """Tell whether there is something of that name, be it a link to nowhere."""
+    try:
+        file.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError:  # whoever reads it tells why it cannot be read
+        return True
+    return True
 
 
 def _with_domains(sysfs_root: Path | None, domains: Path | None) -> None:

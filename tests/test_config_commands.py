@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.config import MAX_BYTES, load
+from agent import cli
+from agent.config import MAX_BYTES, Config, load
 from agent.errors import ConfigError
 from tests import hosts
 from tests.badconfig import BYTES, ONE_KEY, SEVERAL_KEYS, SEVERAL_MISTAKES
@@ -93,6 +94,16 @@ def test_the_name_of_a_file_breaks_no_line(commands: Commands, tmp_path: Path, n
     good = commands.run("check-config", path)
     assert (good.returncode, good.stderr, good.stdout.count("\n")) == (0, "", 1)
     assert good.stdout[:-1].isprintable()
+
+
+def test_without_a_file_of_the_default_name_there_are_the_defaults(tmp_path: Path) -> None:
+    dangling, loop, long = tmp_path / "dangling", tmp_path / "loop", tmp_path / ("x" * 300)
+    dangling.symlink_to(tmp_path / "absent")
+    loop.symlink_to(loop)
+    assert cli._load(None, tmp_path / "absent") == Config()
+    for path in (dangling, loop, long, tmp_path):  # but one that cannot be read is no such case
+        with pytest.raises(ConfigError):
+            cli._load(None, path)
 
 
 def test_what_a_host_lacks_is_told_too_when_a_host_is_given(
