@@ -49,8 +49,12 @@ def start_event_loop() -> None:
 class EventLoop:
     """Waits for libvirt's events, for `wake` and for signals; once per process, before any link."""
 
-    def __init__(self) -> None:
-        """Register the loop; it runs in `wait` only. To be made by the main thread."""
+    def __init__(self, absence: float = ABSENCE) -> None:
+        """Register the loop; it runs in `wait`, or in a thread after `absence` from there.
+
+        To be made by the main thread.
+        """
+        self._absence = absence
         _register()
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         # libvirt goes on polling after a signal, and Python runs handlers only when it returns.
@@ -95,7 +99,7 @@ class EventLoop:
     def _stand_by(self) -> None:
         while True:
             before = self._waits
-            time.sleep(ABSENCE)
+            time.sleep(self._absence)
             if not self._present and self._waits == before:
                 with self._running:
                     while not self._present:

@@ -1,0 +1,62 @@
+"""libvirt's event loop: who runs it, and that no wake is lost when it changes hands.
+
+A process has one loop for its life, so each test has a process.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+BEGIN = """
+import threading, time
+from agent.hypervisor import EventLoop
+
+def stand_by():
+    while not loop._running.locked():
+        time.sleep(0.001)
+
+def put():
+    inbox.append(1)
+    loop.wake()
+
+loop, inbox = EventLoop(0.005), []
+"""
+PROGRAMS = {
+    "who comes back has the loop at once": """
+for _ in range(50):
+    stand_by()
+    loop.wait(lambda: True, None)
+""",
+    "a wake while another thread runs the loop is not lost": """
+for _ in range(200):
+    stand_by()
+    threading.Thread(target=put).start()
+    loop.wait(lambda: inbox, None)
+    inbox.clear()
+""",
+    "a wake before the loop is run is not lost": """
+for _ in range(200):
+    put()
+    loop.wait(lambda: inbox, None)
+    inbox.clear()
+""",
+    "a wait ends when its time is over": """
+stand_by()
+loop.wait(lambda: False, 0.01)
+""",
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_a_wait_ends_when_it_should(program: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BEGIN + program + "print('done')"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
