@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -15,8 +15,10 @@ from agent.errors import ConfigError, Problem
 from agent.policy import Policy, Rule
 from agent.pool import Smt
 from tests.badconfig import BYTES, ONE_KEY, RATIO, SEVERAL_KEYS, SEVERAL_MISTAKES, UUID
+from tests.exampleconfig import tree
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -63,6 +65,8 @@ def test_all_errors_are_told_at_once_in_the_order_of_the_file(
         '[pool]\ncpus = "0-x"\nreserved_cpus = "0"',
         '[pool]\nsource = "set"\ncpus = "2-x"\n[pool.cell.0]\nsource = "set"',
         "[pool]\nmin_cpus = 2\nmax_cpus = -1\n[pool.cell.0]\nmin_cpus = 3",
+        '[[guests.rule]]\nnam = "a"\npolicy = "share"',
+        '[[guests.rule]]\nname = "a"\nwieght = 2',
     ],
 )
 def test_one_mistake_is_one_problem(text: str) -> None:
@@ -138,3 +142,59 @@ def test_one_cell_differs_only_where_it_says_so() -> None:
 def test_a_rule_matches_a_uuid_however_it_is_spelt() -> None:
     text = f'[[guests.rule]]\nuuid = "{UUID.upper()}"\npolicy = "share"'
     assert parse(text, "x").guests.rules == (Rule(policy=Policy.SHARE, uuid=UUID),)
+
+
+# Every key: what TOML knows, by type.
+
+KINDS: Final = {
+    "boolean": "true",
+    "whole number": "1",
+    "fraction": "1.5",
+    "text": '"?"',
+    "list": "[]",
+    "list of tables": "[{}]",
+    "table": "{}",
+    "date": "1979-05-27",
+    "time": "07:32:00",
+    "date and time": "1979-05-27T07:32:00Z",
+}
+EXACT: Final = {"emulator_overcommit_ratio", "cpu_overcommit_ratio", "weight"}
+SECONDS: Final = {"shrink_delay", "interval", "reservation"}
+
+
+def allowed(key: str, default: object) -> set[str]:
+    """Return the types that a key may have, going by its default in the example."""
+    if key in EXACT | SECONDS:
+        return {"whole number", "fraction"} | ({"text"} if key in EXACT else set())
+    return {{bool: "boolean", int: "whole number", str: "text", list: "list"}[type(default)]}
+
+
+def keys_of(part: dict[str, Any], path: str = "") -> Iterator[tuple[str, str, object]]:
+    """Yield (what begins a file that sets it, the key, its value) for each key of a table."""
+    for key, value in part.items():
+        if isinstance(value, dict):
+            yield from keys_of(value, f"{path}{key}.")
+        elif key == "rule":
+            for one in value:
+                yield from keys_of(one, "[[guests.rule]]\n")
+        else:
+            yield path, key, value
+
+
+KEYS: Final = {f"{path}{key}": (path, key, value) for path, key, value in keys_of(tree())}
+
+
+@pytest.mark.parametrize(("path", "key", "value"), KEYS.values(), ids=KEYS)
+def test_a_key_takes_its_own_type_and_no_other(path: str, key: str, value: object) -> None:
+    for kind in KINDS.keys() - allowed(key, value):
+        problems = problems_of(f"{path}{key} = {KINDS[kind]}")
+        blamed = f"{path}{key}".replace("[[guests.rule]]\n", "guests.rule[0].")
+        assert any(problem.path.startswith(blamed) for problem in problems), kind
+
+
+@pytest.mark.parametrize(("path", "key", "value"), KEYS.values(), ids=KEYS)
+def test_a_key_that_lacks_a_letter_is_recognised(path: str, key: str, value: object) -> None:
+    del value
+    for slip in (key[:-1], key[1:], key.upper(), key + "s", key.replace("_", "-") + "-"):
+        problems = problems_of(f"{path}{slip} = 1")
+        assert f"did you mean {key}?" in problems[0].remedy

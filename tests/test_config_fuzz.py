@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-import tomllib
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -13,7 +12,8 @@ from hypothesis import strategies as st
 
 from agent.config import MAX_BYTES, parse
 from agent.errors import ConfigError
-from tests.test_config_properties import EXAMPLE, NAMES, SCALARS, WORDS, document_of, tables
+from tests.exampleconfig import tree
+from tests.test_config_properties import NAMES, SCALARS, WORDS, document_of, tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,15 +21,7 @@ if TYPE_CHECKING:
 Path = tuple[str | int, ...]
 
 
-def example() -> dict[str, Any]:
-    """Return the tree of the example with each of its keys, its cell and its rules."""
-    said = re.sub(r"^#(?=[a-z_]+ = )", "", EXAMPLE, flags=re.MULTILINE)
-    more = "\n".join(re.findall(r"^#   (\[.*|[a-z_]+ = .*)$", EXAMPLE, flags=re.MULTILINE))
-    tree, nested = tomllib.loads(said), tomllib.loads(more)
-    return {name: {**table, **nested.get(name, {})} for name, table in tree.items()}
-
-
-TREE: Final = example()
+TREE: Final = tree()
 
 
 def places(value: object, path: Path = ()) -> Iterator[Path]:
@@ -77,16 +69,16 @@ SLIPS: Final[list[Any]] = [
 @st.composite
 def mutants(draw: st.DrawFn) -> dict[str, Any]:
     """Return the example after one to four mistakes."""
-    tree = copy.deepcopy(TREE)
+    made = copy.deepcopy(TREE)
     for _ in range(draw(st.integers(1, 4))):
-        path = draw(st.sampled_from([*places(tree)]))
-        whole, key = at(tree, path[:-1]), path[-1]
+        path = draw(st.sampled_from([*places(made)]))
+        whole, key = at(made, path[:-1]), path[-1]
         match draw(
             st.sampled_from(["replace", "drop", "misspell", "add", "copy", "list", "table"])
         ):
             case "replace":
                 whole[key] = draw(ANYTHING)
-            case "drop" if len(tree) > 1:
+            case "drop" if len(made) > 1:
                 del whole[key]
             case "misspell" if isinstance(key, str):
                 value = whole.pop(key)
@@ -94,12 +86,12 @@ def mutants(draw: st.DrawFn) -> dict[str, Any]:
             case "add" if isinstance(whole, dict):
                 whole[draw(WORDS | NAMES)] = draw(ANYTHING)
             case "copy":
-                whole[key] = copy.deepcopy(at(tree, draw(st.sampled_from([*places(tree)]))))
+                whole[key] = copy.deepcopy(at(made, draw(st.sampled_from([*places(made)]))))
             case "list":
                 whole[key] = [whole[key]]
             case "table":
                 whole[key] = {draw(WORDS): whole[key]}
-    return tree
+    return made
 
 
 def refusal(tree: dict[str, Any]) -> ConfigError | None:
