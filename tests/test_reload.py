@@ -250,10 +250,15 @@ def workers(agent: Agent) -> int:
     return len(agent.daemon._pinner._workers)
 
 
+def counted(agent: Agent) -> bool:
+    """Tell whether a list came, and ask for one: a new connection makes what is under way void."""
+    agent.daemon._lookout.ask()
+    return agent.last is not None and agent.last.counted is not None
+
+
 def probes(agent: Agent) -> set[tuple[int, int]]:
     """Return the keepalive of all connections: for events, for pins, and for lists."""
-    agent.daemon._lookout.ask()
-    agent.until(lambda: agent.last is not None and agent.last.counted is not None)
+    agent.until(lambda: counted(agent))
     agent.until(lambda: len(agent.fake.connections) == 2 + workers(agent))
     return {connection.probes for connection in agent.fake.connections}
 
