@@ -18,12 +18,12 @@ from agent.cpuset import EMPTY, CpuSet, union
 from agent.groups import beside
 from agent.policy import Policy
 from agent.pool import PoolSource, SetAside, Smt
+from agent.snapshot import followers, restored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from agent.cpuset import CellId
-    from agent.domainxml import Pins
     from agent.groups import CellGroups
     from agent.pool import CellSettings
     from agent.question import Question
@@ -140,13 +140,17 @@ def _foreign_pins(question: Question) -> CpuSet:
 
 
 def _own_pins(question: Question, guest: Guest) -> Iterator[CpuSet | None]:
-    """Yield a guest's pins; of one that we placed, and is to be released, the original ones."""
+    """Yield a guest's pins; of one that we placed, and is to be released, those it will have."""
     memory = question.memory.guest(guest.uuid, guest.start)
-    ours = memory is not None and memory.placed is not None
-    pins: Pins = guest.original if ours else guest.domain.pins
-    yield pins.emulator
-    for _, cpus in pins.iothreads:
-        yield cpus
+    if memory is None or memory.placed is None:
+        yield guest.domain.emulator
+        moved = frozenset[int]()
+    else:
+        yield restored(guest, question.host.online)
+        moved = frozenset(thread.id for thread in followers(guest, guest.original))
+    for thread in guest.domain.iothreads:
+        if thread.id not in moved:
+            yield thread.cpus
 
 
 def _set_aside(

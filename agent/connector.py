@@ -15,6 +15,7 @@ import tenacity
 
 from agent.errors import EmupoolError, HypervisorAway, unforeseen
 from agent.events import LinkFailed, LinkUp
+from agent.patience import PatientLink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -80,7 +81,7 @@ class Connector:
             raise HypervisorAway("stopped")
         if not self._running():
             raise HypervisorAway("no libvirt daemon runs, and none is to be started")
-        return self._hypervisor.link(self._put)
+        return PatientLink(self._hypervisor.link(self._put), self._hypervisor.roster, self._put)
 
     def _failed(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None

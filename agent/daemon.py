@@ -20,8 +20,8 @@ from agent import config as configuration
 from agent import logs, sdnotify
 from agent.checkpoint import Checkpoint, StateError
 from agent.connector import Connector, daemon_runs
-from agent.cycle import Cause
-from agent.errors import EmupoolError, HypervisorAway
+from agent.cycle import PARTIAL, Cause
+from agent.errors import EmupoolError, Held, HypervisorAway
 from agent.events import Inbox, Named, PinReturned, Reload, Stop, Timer, watch_cpus
 from agent.lookout import Doubt, Lookout
 from agent.metrics import Metrics
@@ -50,6 +50,10 @@ if TYPE_CHECKING:
 
 GRACE: Final = 10.0
 """Seconds for which readiness waits for libvirt."""
+_AGAIN: Final = 1.0
+"""Seconds until everything is looked at again, after libvirt could not tell all."""
+_FREES: Final = frozenset({Topic.LIFECYCLE, Topic.JOB, Topic.READ})
+"""What may end the reason for which a guest could not be read or pinned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,7 @@ class Daemon:
             parts.threads,
             lambda: self._inbox.put(PinReturned()),
             config.libvirt.pin_workers,
+            stalled=lambda: self._lookout.waits(),  # noqa: PLW0108 - it is made below
         )
         self._observer = Observer(parts.sysfs, parts.threads)
         checkpoint = Checkpoint(config.state.path)
@@ -109,6 +114,7 @@ class Daemon:
         self._link: Link | None = None
         self._away = False
         self._cycled = False
+        self._looked = False  # at everything, over this connection
         self._started = time.monotonic()
         self._told_ready = False
         self._standing = Standing(
@@ -192,6 +198,8 @@ class Daemon:
                 self._timer.done()
                 self._notify.watchdog()
             return
+        if cause in PARTIAL and not self._looked:
+            return  # the look at everything that is to come will see it
         named = Named(set(wake.starting), early=wake.starting)
         for uuid, events in wake.guests.items():
             self._sort(uuid, events, named)
@@ -204,11 +212,13 @@ class Daemon:
     def _cause(self, wake: Wake) -> Cause | None:
         """Return what calls for a cycle, the most thorough first."""
         deadline = self._rebalancer.deadline
+        due = self._timer.remaining() <= 0
+        first = wake.link is not None or (due and not self._looked)
         causes = (
             (Cause.RELOAD, wake.reload),
-            (Cause.RECONNECT if self._cycled else Cause.START, wake.link is not None),
+            (Cause.RECONNECT if self._cycled else Cause.START, first),
             (Cause.CPU, wake.cpus),
-            (Cause.RECONCILE, self._timer.remaining() <= 0),
+            (Cause.RECONCILE, due),
             (Cause.EVENT, bool(wake.guests or wake.starting) or wake.returned),
             (Cause.DEADLINE, deadline is not None and deadline <= time.monotonic()),
         )
@@ -216,7 +226,7 @@ class Daemon:
 
     def _count(self, wake: Wake) -> None:
         """Compare a list of the running guests with what is known, or ask for one."""
-        if self._link is None:
+        if self._link is None or not self._looked:
             return
         now = time.monotonic()
         if self._doubt.wants_list(now):
@@ -230,7 +240,7 @@ class Daemon:
         if not all(self._is_echo(event) for event in events):
             named.guests.add(uuid)
         for event in events:
-            if event.topic in {Topic.LIFECYCLE, Topic.JOB}:
+            if event.topic in _FREES:
                 named.freed.add(uuid)
             if event.started or event.resumed:
                 named.fresh[uuid] = event.id
@@ -241,10 +251,14 @@ class Daemon:
         return event.topic is Topic.TUNABLE and self._rebalancer.expected(event.uuid, event.tuned)
 
     def _cycle(self, link: Link, cause: Cause, named: Named) -> None:
+        again = False
         try:
             result = self._rebalancer.cycle(link, cause, named)
         except HypervisorAway as error:
             self._lost(str(error))
+        except Held as error:
+            again = True
+            self._log.debug("cycle.postponed", cause=str(cause), why=str(error))
         except EmupoolError as error:
             self.metrics.cycle_done(cause, 0.0, None)
             self._log.error("cycle.failed", cause=str(cause), error=str(error))
@@ -252,10 +266,13 @@ class Daemon:
             self.metrics.cycle_done(cause, 0.0, None)
             self._log.exception("cycle.failed", cause=str(cause))
         else:
+            self._looked = self._looked or cause not in PARTIAL
             self._tell(result)
         self._lookout.known = self._observer.running()
         self._lookout.watch(self._threads.partitions())  # they come and go with the guests
-        if cause in {Cause.EVENT, Cause.DEADLINE}:
+        if again:
+            self._timer.expire(_AGAIN)
+        elif cause in {Cause.EVENT, Cause.DEADLINE}:
             self._lookout.ask()
         elif cause is Cause.RELOAD:
             self._timer.expire()  # it acted at once on what is known; now look at everything
@@ -311,6 +328,7 @@ class Daemon:
         if self._link is not None:
             self._link.close()
         self._link = link
+        self._looked = False
         self._rebalancer.reconnected()
         self._pinner.renew()
         self._lookout.renew()

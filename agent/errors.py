@@ -6,6 +6,7 @@
         GuestBusy           its job lock is held: retry when the job ends, else with back-off
         TargetRefused       the mask cannot be had: read online and parent cpusets again, re-plan
         GuestFailed         anything else about one guest: retry next cycle, count it
+      Held                  libvirt holds a guest, and cannot list all: try the cycle again soon
       HypervisorAway        reconnect; guests keep their pins meanwhile
       NotPermitted          the connection may not do this: no retry helps until an operator acts
       SysfsError            a file of the kernel says what cannot be understood
@@ -42,6 +43,10 @@ class TargetRefused(GuestError):
 
 class GuestFailed(GuestError):
     """The guest could not be read or pinned, for a reason that has no rule of its own."""
+
+
+class Held(EmupoolError):
+    """libvirt cannot tell of all guests now, since it holds one of them."""
 
 
 class HypervisorAway(EmupoolError):

@@ -235,9 +235,9 @@ class Timer:
         """Return the seconds left, below 0 when overdue."""
         return self._next - self._clock()
 
-    def expire(self) -> None:
-        """Be due now."""
-        self._next = self._clock()
+    def expire(self, delay: float = 0.0) -> None:
+        """Be due now, or `delay` seconds from now."""
+        self._next = self._clock() + delay
 
     def done(self) -> None:
         """Start the next interval."""

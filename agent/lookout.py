@@ -21,9 +21,10 @@ import os
 import re
 import select
 import threading
+import time
 from typing import TYPE_CHECKING, Final, Protocol
 
-from agent.errors import EmupoolError, GuestError
+from agent.errors import GuestError
 from agent.events import Counted, Starting
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from agent.events import Event
     from agent.port import Roster
 
+PATIENCE: Final = 0.050
+"""Seconds after which an answer is late; most take less than a millisecond."""
 GRACE: Final = 1.0
 """Seconds for which events and list may disagree; most starts take less."""
 _GUEST: Final = re.compile(r"(?:machine-qemu\\x2d|qemu-)([0-9]{1,9})(?:-|\\x2d)")
@@ -102,6 +105,7 @@ class Lookout:
         self._stale = False
         self._roster: Roster | None = None
         self._last = -1  # the id that was read last: a guest has a cgroup in each tree
+        self._asking_since: float | None = None
         self.known: frozenset[int] = frozenset()
         """Ids of guests that need not be read; whoever decides sets it."""
 
@@ -122,6 +126,11 @@ class Lookout:
     def renew(self) -> None:
         """Connect anew for the next question."""
         self._stale = True
+
+    def waits(self) -> bool:
+        """Tell whether libvirt keeps a question waiting: it holds some guest."""
+        since = self._asking_since
+        return since is not None and time.monotonic() - since > PATIENCE
 
     def stop(self) -> None:
         """Serve no more; does not wait for a call that hangs."""
@@ -155,11 +164,14 @@ class Lookout:
             self._let_go()
         try:
             self._roster = self._roster or self._connect()
+            self._asking_since = time.monotonic()
             self._put(question(self._roster))
         except GuestError:  # it did not start after all
             return
-        except EmupoolError:  # whoever decides learns of it by its own connection
+        except Exception:  # noqa: BLE001 - whoever decides learns of it by its own connection
             self._let_go()
+        finally:
+            self._asking_since = None
 
     def _let_go(self) -> None:
         if self._roster is not None:

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from agent import domainxml
 from agent.domainxml import Pins
-from agent.errors import EmupoolError, GuestGone, HypervisorAway, unforeseen
+from agent.errors import (
+    EmupoolError,
+    GuestBusy,
+    GuestGone,
+    Held,
+    HypervisorAway,
+    unforeseen,
+)
 from agent.events import Named
 from agent.policy import resolve, shared_cpus
 from agent.snapshot import Guest
@@ -99,6 +106,7 @@ class Snapshot:
     guests: tuple[Guest, ...]
     failures: tuple[tuple[str, EmupoolError], ...] = ()
     untold: frozenset[str] = frozenset()  # whose original only this program knows
+    held: frozenset[str] = frozenset()  # that could not be read, since libvirt holds them
     problems: tuple[str, ...] = ()  # of sysfs
 
 
@@ -113,6 +121,8 @@ class Observer:
         self._seen: dict[str, Seen] = {}
         self._verdicts: dict[str, Verdict] = {}
         self._failures: list[tuple[str, EmupoolError]] = []
+        self._held: set[str] = set()
+        self._answered: set[str] = set()
         self._problems: tuple[str, ...] = ()
         self._named = Named()
         self._booted: set[str] = set()
@@ -131,6 +141,7 @@ class Observer:
     ) -> Snapshot:
         """Look at everything, or at what is `named`; `busy` guests are known to be held."""
         self._failures = []
+        self._held, self._answered = set(), set()
         self._named = named or Named()
         self._booted = set()
         host = self._look_at_host(full=named is None)
@@ -146,9 +157,10 @@ class Observer:
         return Snapshot(
             host,
             self._kernels.partition(),
-            self.guests(busy),
+            self.guests({*busy, *self._held}),
             tuple(self._failures),
             untold,
+            frozenset(self._held),
             self._problems,
         )
 
@@ -169,6 +181,10 @@ class Observer:
         """Return the domain ids of the guests that run, as last read."""
         ids = (seen.domain.id for seen in self._seen.values())
         return frozenset(number for number in ids if number is not None)
+
+    def answered(self, uuid: str) -> bool:
+        """Tell whether libvirt told of a guest in the last look."""
+        return uuid in self._answered
 
     def place(self, uuid: str) -> Place | None:
         """Return where a guest's threads are."""
@@ -214,7 +230,7 @@ class Observer:
         listed = link.uuids()
         self._seen = {uuid: self._seen[uuid] for uuid in listed if uuid in self._seen}
         for uuid in listed:
-            self._look_at(link, memory, uuid)
+            self._look_at(link, memory, uuid, everything=True)
 
     def _look_at_named(self, link: Link, memory: Memory, named: Named) -> None:
         for uuid in named.guests:
@@ -231,12 +247,17 @@ class Observer:
         for uuid in odd:
             self._look_at(link, memory, uuid)
 
-    def _look_at(self, link: Link, memory: Memory, uuid: str) -> None:
+    def _look_at(self, link: Link, memory: Memory, uuid: str, *, everything: bool = False) -> None:
         try:
             self._seen[uuid] = self._read(link, memory, uuid)
+            self._answered.add(uuid)
         except GuestGone:
             self._seen.pop(uuid, None)
-        except HypervisorAway:
+        except GuestBusy as error:
+            if everything and uuid not in self._seen:
+                raise Held(f"{uuid}: {error}") from error  # its claims may be anywhere
+            self._held.add(uuid)
+        except (HypervisorAway, Held):
             raise
         except EmupoolError as error:
             # What was known of it stays: its claims must not vanish from the plan.

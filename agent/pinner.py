@@ -3,9 +3,11 @@
 A pin of a busy guest blocks for 30 s, and five such calls freeze a connection for healthy guests
 too. So each call has a worker to itself; a call that has not answered in `PATIENCE` is *overdue*:
 its guest counts as busy, it no longer takes one of the `workers` places, and another worker takes
-over. At most `LIMIT` calls are under way in all; from the sixth on only evacuations and arrivals
-are sent. What an overdue call brings in the end is collected by a later cycle, which the worker
-wakes.
+over. What an overdue call brings in the end is collected by a later cycle, which the worker wakes.
+
+At most `LIMIT` calls are under way in all; from the sixth on only evacuations and arrivals are
+sent. While libvirt has been holding a guest, nobody can know which: who asks for that one keeps
+everybody from defining others. So then what is not urgent is sent to guests that answered just now.
 
 The steps of one guest are one job, carried out in order by one worker: they would wait for the
 same job lock. A guest that will soon be pinned for the first time can be looked up by a worker
@@ -85,6 +87,7 @@ class Job:
 
     steps: tuple[Step, ...]
     place: Place | None
+    answered: bool = False  # libvirt told of it just now: it does not hold it
     sent: float = 0.0
     overdue: bool = False
     outcomes: list[Outcome] = field(default_factory=list)
@@ -119,13 +122,18 @@ class Pinner:
         nudge: Callable[[], None],
         workers: int = 3,
         clock: Callable[[], float] = time.monotonic,
+        stalled: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Pin through `connect()`'s hands; workers `nudge` when an overdue call returns."""
+        """Pin through `connect()`'s hands; workers `nudge` when an overdue call returns.
+
+        `stalled` tells whether libvirt has been holding a guest for some time.
+        """
         self.workers = workers
         self._connect = connect
         self._settler = settler
         self._nudge = nudge
         self._clock = clock
+        self._stalled = stalled
         self._done: SimpleQueue[tuple[_Worker, Job | str]] = SimpleQueue()
         self._under_way: dict[str, Job] = {}
         self._workers: list[_Worker] = []  # the one that was used last comes last
@@ -220,7 +228,7 @@ class Pinner:
         others = sum(worker.load > 0 and worker.looks_up != job.uuid for worker in self._workers)
         if len(self._fresh()) >= self.workers or others >= LIMIT:
             return False
-        return job.urgent or others < _CROWDED
+        return job.urgent or (others < _CROWDED and (job.answered or not self._stalled()))
 
     def _send(self, job: Job) -> None:
         job.sent = self._clock()
@@ -378,9 +386,13 @@ class _Worker:
             hand.pin_iothread(step.uuid, step.iothread, step.to)
 
 
-def jobs(steps: Iterable[Step], places: Callable[[str], Place | None]) -> list[Job]:
+def jobs(
+    steps: Iterable[Step],
+    places: Callable[[str], Place | None],
+    answered: Callable[[str], bool] = lambda _: False,
+) -> list[Job]:
     """Return one job per guest, in the order of each guest's first step."""
     by_guest: dict[str, list[Step]] = {}
     for step in steps:
         by_guest.setdefault(step.uuid, []).append(step)
-    return [Job(tuple(own), places(uuid)) for uuid, own in by_guest.items()]
+    return [Job(tuple(own), places(uuid), answered(uuid)) for uuid, own in by_guest.items()]

@@ -24,6 +24,7 @@ class Topic(StrEnum):
     TUNABLE = "tunable"
     METADATA = "metadata"
     JOB = "job"
+    READ = "read"  # a call that was given up has returned
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +63,11 @@ class Hand(Protocol):
         """End the connection; never raises."""
 
 
-class Roster(Protocol):
-    """A connection for what waits until guests are started or destroyed."""
-
-    def active_ids(self) -> frozenset[int]:
-        """Return the ids of all running guests: one call."""
-
-    def definition(self, number: int) -> tuple[str, str]:
-        """Return UUID and live definition of the guest with this domain id."""
-
-    def close(self) -> None:
-        """End the connection; never raises."""
-
-
-class Link(Protocol):
-    """A connection that lists, reads and hears."""
+class Reads(Protocol):
+    """A connection that lists and reads; it waits for guests that libvirt holds."""
 
     def uuids(self) -> tuple[str, ...]:
-        """Return all defined guests, running or not."""
+        """Return all defined guests, running or not; Held if that cannot be had now."""
 
     def xml(self, uuid: str) -> str:
         """Return the live definition of a running guest, the persistent one of a stopped one."""
@@ -91,7 +79,21 @@ class Link(Protocol):
         """Tell whether a job is known to hold the guest now (it starts, migrates, is saved)."""
 
     def close(self) -> None:
-        """Stop hearing and end the connection; never raises."""
+        """End the connection; never raises."""
+
+
+class Roster(Reads, Protocol):
+    """A connection for what waits until guests are started or destroyed."""
+
+    def active_ids(self) -> frozenset[int]:
+        """Return the ids of all running guests: one call."""
+
+    def definition(self, number: int) -> tuple[str, str]:
+        """Return UUID and live definition of the guest with this domain id."""
+
+
+class Link(Reads, Protocol):
+    """A connection that lists, reads and hears, until it is closed."""
 
 
 class Hypervisor(Protocol):

@@ -244,7 +244,7 @@ def _boots(event: GuestEvent) -> bool:
 
 
 def _ends_job(topic: Topic) -> bool:
-    return topic in {Topic.LIFECYCLE, Topic.JOB}
+    return topic in {Topic.LIFECYCLE, Topic.JOB, Topic.READ}
 
 
 def cpus(text: str) -> CpuSet:

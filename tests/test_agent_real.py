@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -75,20 +76,28 @@ def test_two_guests_share_a_pcpu_the_third_makes_it_two_and_a_departure_one_agai
 
 
 def test_a_guest_that_libvirt_is_slow_to_destroy_delays_nobody(
-    libvirtd: Libvirtd, tmp_path: Path, start: Callable[..., Guest]
+    libvirtd: Libvirtd, service: Service, start: Callable[..., Guest]
 ) -> None:
-    pool = {"cpus": "0-1", "emulator_overcommit_ratio": 8}
-    with Service(libvirtd.uri, tmp_path, pool=pool, reconcile={"interval": 3600}):
-        slow = start("slow")
-        wait_on(ZERO, slow)
-        pid = slow.pid
-        os.kill(pid, signal.SIGSTOP)  # it cannot die, and libvirt waits for that with its lock
-        destroyer = threading.Thread(target=slow.destroy)
-        destroyer.start()
-        wait_on(ZERO, *[start(f"other-{n}") for n in range(3)])
-        assert destroyer.is_alive()
-        os.kill(pid, signal.SIGCONT)
-        destroyer.join()
+    """Whoever asks for it meanwhile, and whoever lists all, waits for up to 10 s."""
+
+    def drifted(times: int) -> bool:
+        return service.metric("drift_total", kind="libvirt") == times
+
+    slow, other = start("slow"), start("other")
+    wait_on(ZERO, slow, other)
+    service.settle()
+    pid = slow.pid
+    os.kill(pid, signal.SIGSTOP)  # it cannot die, and libvirt waits for that with its lock
+    destroyer = threading.Thread(target=slow.destroy)
+    destroyer.start()
+    wait(lambda: service.saw("cycle.postponed"), "a list that libvirt does not answer")
+    for count in range(1, 4):
+        libvirtd.virsh("emulatorpin", other.name, "1", "--live")
+        wait(partial(drifted, count), "the drift to be counted")
+        wait_on(ZERO, other)
+    assert destroyer.is_alive()
+    os.kill(pid, signal.SIGCONT)
+    destroyer.join()
 
 
 def test_a_vcpu_pinned_to_a_pool_pcpu_evicts_the_pool_and_is_itself_not_moved(

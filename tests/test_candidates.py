@@ -15,7 +15,16 @@ from agent.cpuset import CpuSet
 from agent.groups import group
 from agent.policy import Policy
 from agent.pool import PoolSettings, PoolSource, Smt
-from tests.builders import cell_settings, cpus, guest, host, pool_settings, repinned, uuid_of
+from tests.builders import (
+    cell_settings,
+    cpus,
+    guest,
+    host,
+    offlined,
+    pool_settings,
+    repinned,
+    uuid_of,
+)
 from tests.worlds import World
 
 if TYPE_CHECKING:
@@ -151,6 +160,20 @@ def test_the_pin_that_we_gave_a_guest_which_is_managed_no_more_is_not_its_own() 
     assert str(found(world).cells[EIGHT.cells[0].id]) == "6", "7 is its own again, 6 is ours"
     foreign = replace(world, memory=replace(world.memory, guests={}))
     assert str(found(foreign).cells[EIGHT.cells[0].id]) == "7"
+
+
+def test_a_guest_to_be_released_has_to_itself_what_it_will_be_given() -> None:
+    """Of two pCPUs that it began with one is off line: the pool must not move again after it."""
+    six = pool_settings(cpus="0,6-7")
+    world = World(EIGHT, (guest(1, emulator="6"), guest(2, emulator="0,2")), six).settle()
+    moved = world.find(2)
+    ignored = replace(moved, verdict=replace(moved.verdict, policy=Policy.IGNORE))
+    world = replace(world.changed(ignored), host=offlined(EIGHT, cpus("2")))
+    before = found(world).cells
+    plan = world.plan()
+    released = world.carry_out(plan, world.steps(plan))
+    assert str(released.find(2).domain.emulator) == "0"
+    assert found(released).cells == before == {EIGHT.cells[0].id: cpus("6-7")}
 
 
 @pytest.mark.parametrize(

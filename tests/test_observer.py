@@ -9,7 +9,15 @@ import pytest
 from agent.cpuset import CpuSet
 from agent.documents import from_documents
 from agent.domainxml import Pins
-from agent.errors import GuestFailed, GuestGone, HypervisorAway, NotPermitted, SysfsError
+from agent.errors import (
+    GuestBusy,
+    GuestFailed,
+    GuestGone,
+    Held,
+    HypervisorAway,
+    NotPermitted,
+    SysfsError,
+)
 from agent.events import Named
 from agent.observer import Observer
 from agent.policy import GuestSettings, Policy, Rule, Source
@@ -481,6 +489,46 @@ def test_documents_take_the_originals_of_running_guests_from_the_memory() -> Non
     live = text.replace("<domain", "<domain id='7'", 1)
     ((running,), _) = from_documents({"a.xml": live}, GuestSettings(), memory)
     assert (running.original, running.start) == (Pins(THREE), "earlier")
+
+
+# --- guests that libvirt holds -------------------------------------------------------------------
+
+
+def test_a_guest_that_libvirt_holds_stays_as_it_was_and_is_busy(bench: Bench) -> None:
+    uuid, other = bench.fake.create("a", **ISOLATED), bench.fake.create("other")
+    bench.look()
+    for named in ((uuid, other), ()):
+        bench.fake.fail("xml", GuestBusy("held"), uuid)
+        snapshot = bench.look(*named)
+        assert find(snapshot, uuid).busy
+        assert not find(snapshot, other).busy
+        assert snapshot.held == {uuid}
+        assert snapshot.failures == ()
+        assert not bench.observer.answered(uuid)
+        assert bench.observer.answered(other)
+    assert not find(bench.look(uuid), uuid).busy
+    assert bench.observer.answered(uuid)
+
+
+def test_an_unknown_guest_that_libvirt_holds_makes_the_list_a_partial_one(bench: Bench) -> None:
+    known = bench.fake.create("known")
+    bench.look()
+    uuid = bench.fake.create("a", vcpupins={0: "1"})
+    bench.fake.fail("xml", GuestBusy("held"), uuid)
+    with pytest.raises(Held):
+        bench.look()
+    assert uuids(bench.look()) == {known, uuid}
+
+
+def test_an_unknown_guest_that_libvirt_holds_is_looked_at_when_it_lets_go(bench: Bench) -> None:
+    known = bench.fake.create("known")
+    bench.look()
+    uuid = bench.fake.create("a")
+    bench.fake.fail("xml", GuestBusy("held"), uuid)
+    snapshot = bench.look(uuid, known)
+    assert uuids(snapshot) == {known}
+    assert snapshot.held == {uuid}
+    assert uuids(bench.look(uuid)) == {known, uuid}
 
 
 # --- guests that libvirt still starts ------------------------------------------------------------

@@ -49,6 +49,7 @@ class Bench:
         workers: int = 3,
         clock: Callable[[], float] | None = None,
         nudge: Callable[[], None] | None = None,
+        stalled: Callable[[], bool] = lambda: False,
     ) -> None:
         self.before = pin_threads()
         self.fake = Fake()
@@ -60,6 +61,7 @@ class Bench:
             nudge or self.nudges.release,
             workers,
             clock or self.clock,
+            stalled,
         )
 
     def guests(self, count: int, **properties: object) -> list[str]:
@@ -343,6 +345,28 @@ def test_pins_are_sent_before_threads_are_settled(lonely: Bench) -> None:
     order = [c.name for c in lonely.fake.log if c.name in {"pin_emulator", "settle"}]
     assert order.index("settle") >= 4  # the last pin may be under way
     assert Counter(order) == {"pin_emulator": 5, "settle": 5}
+
+
+# --- while libvirt holds a guest -----------------------------------------------------------------
+
+
+def test_while_libvirt_holds_a_guest_only_what_is_urgent_or_answered_is_sent() -> None:
+    stalled = True
+    made = Bench(stalled=lambda: stalled)
+    urgent, asked, other = made.guests(3)
+    todo = [
+        *made.jobs([urgent]),
+        *jobs([step(asked, Reason.DRIFT)], made.place, lambda uuid: uuid == asked),
+        *made.jobs([other], Reason.WIDEN),
+    ]
+    applied = made.pinner.apply(todo)
+    assert {outcome.step.uuid for outcome in applied.outcomes} == {urgent, asked}
+    assert applied.deferred == {other}
+    stalled = False
+    applied = made.pinner.apply(made.jobs([other], Reason.WIDEN))
+    assert errors(applied.outcomes) == [None]
+    assert not applied.deferred
+    made.pinner.stop()
 
 
 # --- calls that hang -----------------------------------------------------------------------------

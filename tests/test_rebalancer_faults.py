@@ -21,6 +21,8 @@ from agent.errors import (
 )
 from agent.events import Named
 from agent.metrics import Metrics
+from agent.placing import State
+from agent.port import GuestEvent, Topic
 from agent.rebalancer import BACK_OFF
 from agent.telling import Teller
 from agent.transition import Kind, Reason
@@ -188,6 +190,25 @@ def test_killed_between_any_two_steps_the_next_daemon_ends_in_the_same_place(
 
 
 # --- looks that fail -----------------------------------------------------------------------------
+
+
+def test_a_guest_that_libvirt_holds_is_busy_until_it_lets_go(node: Node) -> None:
+    held, other = node.start("held"), node.start("other")
+    node.react()
+    node.start("third")
+    node.fake.pin(held, cpus("5"))
+    node.fake.fail("xml", GuestBusy("held"), held, times=2)
+    result = node.reacted()
+    assert result.errors == ()
+    assert planned(result, held).state is State.BUSY
+    assert node.placed(other) == node.pool(result)
+    assert node.fake.record(held) == cpus("5")
+    assert node.patience() == BACK_OFF[0]
+    node.inbox.put(GuestEvent(held, Topic.READ, 0.0))
+    assert planned(node.reacted(), held).state is State.BUSY
+    assert node.wait(BACK_OFF[1]) is not None
+    assert node.placed(held) == node.pool(result)
+    node.assert_settled()
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ __all__ = [
     "Libvirt",
     "LibvirtHand",
     "LibvirtLink",
+    "LibvirtReads",
     "LibvirtRoster",
     "start_event_loop",
 ]
@@ -94,24 +95,13 @@ class Libvirt:
         return connect(self._uri, *self._keepalive)
 
 
-class LibvirtLink:
-    """The connection for events and for reading; used by one thread."""
+class LibvirtReads:
+    """A connection that lists and reads; used by one thread at a time."""
 
-    def __init__(self, connection: libvirt.virConnect, hear: Hear) -> None:
-        """Subscribe `hear` on `connection`."""
+    def __init__(self, connection: libvirt.virConnect) -> None:
+        """Ask through `connection`."""
         self._connection = connection
-        self._hear = hear
         self._domains: dict[str, libvirt.virDomain] = {}
-        self._callbacks: list[int] = []
-        try:
-            connection.registerCloseCallback(self._closed, None)
-            for event, callback in self._subscriptions():
-                self._callbacks.append(
-                    connection.domainEventRegisterAny(None, event, callback, None)
-                )
-        except libvirt.libvirtError as error:
-            self.close()
-            raise translated(error, connection) from error
 
     def uuids(self) -> tuple[str, ...]:
         """Return all defined guests, running or not: one call."""
@@ -145,13 +135,8 @@ class LibvirtLink:
         return (state, reason) in _OCCUPIED
 
     def close(self) -> None:
-        """Unsubscribe and close; on a dead connection these fail, and then nothing is left."""
-        for callback in self._callbacks:
-            with contextlib.suppress(libvirt.libvirtError):
-                self._connection.domainEventDeregisterAny(callback)
-        with contextlib.suppress(libvirt.libvirtError):
-            self._connection.unregisterCloseCallback()
-        self._callbacks, self._domains = [], {}
+        """End the connection."""
+        self._domains = {}
         with contextlib.suppress(libvirt.libvirtError):
             self._connection.close()
 
@@ -164,6 +149,35 @@ class LibvirtLink:
             return call(domain)
         except libvirt.libvirtError as error:
             raise translated(error, self._connection, domain) from error
+
+
+class LibvirtLink(LibvirtReads):
+    """The connection for events, and for reading."""
+
+    def __init__(self, connection: libvirt.virConnect, hear: Hear) -> None:
+        """Subscribe `hear` on `connection`."""
+        super().__init__(connection)
+        self._hear = hear
+        self._callbacks: list[int] = []
+        try:
+            connection.registerCloseCallback(self._closed, None)
+            for event, callback in self._subscriptions():
+                self._callbacks.append(
+                    connection.domainEventRegisterAny(None, event, callback, None)
+                )
+        except libvirt.libvirtError as error:
+            self.close()
+            raise translated(error, connection) from error
+
+    def close(self) -> None:
+        """Unsubscribe and close; on a dead connection these fail, and then nothing is left."""
+        for callback in self._callbacks:
+            with contextlib.suppress(libvirt.libvirtError):
+                self._connection.domainEventDeregisterAny(callback)
+        with contextlib.suppress(libvirt.libvirtError):
+            self._connection.unregisterCloseCallback()
+        self._callbacks = []
+        super().close()
 
     # callbacks: in libvirt's threads; enqueue and return
 
@@ -221,12 +235,8 @@ class LibvirtLink:
         self._hear(LinkLost(_LOST.get(reason, f"close reason {reason}")))
 
 
-class LibvirtRoster:
-    """A connection for what waits until libvirt lets go of guests; used by one thread."""
-
-    def __init__(self, connection: libvirt.virConnect) -> None:
-        """Ask through `connection`."""
-        self._connection = connection
+class LibvirtRoster(LibvirtReads):
+    """A connection for what waits until libvirt lets go of guests."""
 
     def active_ids(self) -> frozenset[int]:
         """Return the ids of all running guests; libvirt takes each guest's lock for it."""
@@ -248,11 +258,6 @@ class LibvirtRoster:
             return {domain.ID(): domain for domain in listed}
         except libvirt.libvirtError as error:
             raise translated(error, self._connection) from error
-
-    def close(self) -> None:
-        """End the connection."""
-        with contextlib.suppress(libvirt.libvirtError):
-            self._connection.close()
 
 
 class LibvirtHand:
