@@ -366,22 +366,13 @@ class Daemon:
                 self._take(self._override(configuration.load(self._path)))
         except EmupoolError as error:
             taken = False
-            for line in str(error).splitlines():
-                self._log.error("config.refused", problem=line)
+            self._teller.refused(error)
         self.metrics.reload_done(ok=taken, timestamp=time.time())
         self._notify.ready()
         return taken
 
     def _take(self, new: Config) -> None:
-        for change in configuration.changes(self._config, new):
-            self._log.info(
-                "config.changed",
-                key=change.key,
-                old=change.old,
-                new=change.new,
-                needs_restart=change.restart,
-                unused=change.unused,
-            )
+        self._teller.changed(configuration.changes(self._config, new))
         old, config = self._config.libvirt, configuration.effective(self._config, new)
         self._config = config
         logs.configure(config.log.level, config.log.format, sys.stderr)
@@ -394,11 +385,8 @@ class Daemon:
             self._hypervisor.keepalive(interval, count)
             self._connector.again()  # whatever is open keeps what it was opened with
         self._rebalancer.reconfigure(settings_of(config))
-        self._standing = replace(
-            self._standing,
-            dry_run=config.reconcile.dry_run,
-            config=configuration.to_json(config),
-        )
+        told = configuration.to_json(config)
+        self._standing = replace(self._standing, dry_run=config.reconcile.dry_run, config=told)
 
     def _recall(self, checkpoint: Checkpoint) -> Memory:
         """Return what the state file holds; whatever is wrong with it never blocks a start."""

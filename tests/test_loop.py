@@ -7,8 +7,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.service import Service
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.libvirtd import Libvirtd
 
 BEGIN = """
 import threading, time
@@ -60,3 +68,14 @@ def test_a_wait_ends_when_it_should(program: str) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_a_stop_does_not_wait_for_a_libvirtd_that_hangs(libvirtd: Libvirtd, tmp_path: Path) -> None:
+    keepalive = {"keepalive_interval": 1, "keepalive_count": 1}
+    idle = {"interval": 3600}
+    with Service(libvirtd.uri, tmp_path, libvirt=keepalive, reconcile=idle) as service:
+        libvirtd.pause()
+        try:
+            assert service.stop() == 0
+        finally:
+            libvirtd.resume()

@@ -6,8 +6,8 @@ of its own for the loop each call of any other thread costs two wake-ups of that
 caller takes the socket out of the loop and gives it back (measured: half of an arrival's time).
 
 A call does not watch over keepalive itself (measured on libvirt 9.0: one to a libvirtd that hangs
-never returns): the loop's timers do. So another thread stands by, and runs the loop while the
-deciding thread has been away from it for `ABSENCE`.
+never returns): the loop's timers do. The deciding thread still makes a few, to close what it has;
+so another thread stands by, and runs the loop once that one has been away from it for `ABSENCE`.
 
 `start_event_loop` is that thread, for programs whose own loop is another one.
 """
