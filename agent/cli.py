@@ -189,7 +189,7 @@ def check_config(file: Path, sysfs_root: Path | None) -> None:
         config = configuration.load(file)
         if sysfs_root is not None:
             _check_host(config, reach.sysfs(sysfs_root), str(file))
-        click.echo(f"{file}: good")
+        click.echo(_plain(f"{file}: good"))
 
 
 @emupool.command()
@@ -210,7 +210,12 @@ def release(config_path: Path | None) -> None:
         config = _load(config_path)
         with Lock(config.state.path), reach.link(config.libvirt) as link:
             threads = Threads()
-            pinner = Pinner(reach.libvirt(config.libvirt).hand, threads, lambda: None)
+            pinner = Pinner(
+                reach.libvirt(config.libvirt).hand,
+                threads,
+                lambda: None,
+                config.libvirt.pin_workers,
+            )
             checkpoint = Checkpoint(config.state.path)
             rebalancer = Rebalancer(
                 reach.settings(config),
@@ -286,11 +291,22 @@ def main() -> None:
 # parts
 
 
-def _load(path: Path | None) -> Config:
+def _load(path: Path | None, default: Path = DEFAULT_CONFIG) -> Config:
     """Return the configuration; without a file of the default name, the defaults."""
-    if path is None and not DEFAULT_CONFIG.exists():
+    if path is None and not _is_there(default):
         return configuration.Config()
-    return configuration.load(path or DEFAULT_CONFIG)
+    return configuration.load(path or default)
+
+
+def _is_there(file: Path) -> bool:
+    """Tell whether there is something of that name, be it a link to nowhere."""
+    try:
+        file.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError:  # whoever reads it tells why it cannot be read
+        return True
+    return True
 
 
 def _with_domains(sysfs_root: Path | None, domains: Path | None) -> None:

@@ -91,6 +91,7 @@ class Daemon:
         self._inbox = Inbox(parts.loop)
         self.metrics = Metrics()
         self.metrics.inbox_depth(self._inbox.depth)
+        self._hypervisor = parts.hypervisor
         self._threads = parts.threads
         self._teller = Teller(self.metrics, PoolUsage(), EmulatorTime(), parts.threads.times)
         self._pinner = Pinner(
@@ -174,7 +175,9 @@ class Daemon:
             self.metrics.event_seen(topic, times)
         if wake.stop:
             return True
-        if wake.failed is not None:
+        for link in wake.outdated:
+            link.close()
+        if wake.failed is not None and self._link is None:
             self._gone(wake.failed.why)
         if wake.lost is not None and self._link is not None:
             self._lost(wake.lost.why)
@@ -328,7 +331,8 @@ class Daemon:
         self._link = link
         self._looked = False
         self._rebalancer.reconnected()
-        self._pinner.warm_up()
+        self._pinner.renew()
+        self._lookout.renew()
         if self._cycled:
             self.metrics.libvirt_reconnected()
         self._stand(connected=True)
@@ -363,32 +367,27 @@ class Daemon:
                 self._take(self._override(configuration.load(self._path)))
         except EmupoolError as error:
             taken = False
-            for line in str(error).splitlines():
-                self._log.error("config.refused", problem=line)
+            self._teller.refused(error)
         self.metrics.reload_done(ok=taken, timestamp=time.time())
         self._notify.ready()
         return taken
 
     def _take(self, new: Config) -> None:
-        for change in configuration.changes(self._config, new):
-            self._log.info(
-                "config.changed",
-                key=change.key,
-                old=change.old,
-                new=change.new,
-                needs_restart=change.restart,
-            )
-        config = configuration.effective(self._config, new)
+        self._teller.changed(configuration.changes(self._config, new))
+        old, config = self._config.libvirt, configuration.effective(self._config, new)
         self._config = config
         logs.configure(config.log.level, config.log.format, sys.stderr)
         self._timer.interval = config.reconcile.interval
-        self._pinner.workers = config.libvirt.pin_workers
+        self._pinner.resize(config.libvirt.pin_workers)
+        if self._link is not None:
+            self._pinner.warm_up()
+        interval, count = config.libvirt.keepalive_interval, config.libvirt.keepalive_count
+        if (interval, count) != (old.keepalive_interval, old.keepalive_count):
+            self._hypervisor.keepalive(interval, count)
+            self._connector.again()  # whatever is open keeps what it was opened with
         self._rebalancer.reconfigure(settings_of(config))
-        self._standing = replace(
-            self._standing,
-            dry_run=config.reconcile.dry_run,
-            config=configuration.to_json(config),
-        )
+        told = configuration.to_json(config)
+        self._standing = replace(self._standing, dry_run=config.reconcile.dry_run, config=told)
 
     def _recall(self, checkpoint: Checkpoint) -> Memory:
         """Return what the state file holds; whatever is wrong with it never blocks a start."""

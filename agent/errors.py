@@ -90,8 +90,9 @@ class ConfigError(EmupoolError):
     """The configuration is refused; `problems` has every error found, in file order."""
 
     def __init__(self, file: str, problems: tuple[Problem, ...]) -> None:
-        """Refuse `file` for `problems`, at least one."""
-        super().__init__("\n".join(f"{file}: {problem}" for problem in problems))
+        """Refuse `file` for `problems`, at least one; each is one line, however it is called."""
+        name = file if file.isprintable() else repr(file)
+        super().__init__("\n".join(f"{name}: {problem}" for problem in problems))
         self.file = file
         self.problems = problems
 

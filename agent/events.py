@@ -106,7 +106,8 @@ class Wake:
     """All that came in since the last one; no guests and no flags: only time has passed."""
 
     guests: dict[str, list[GuestEvent]] = field(default_factory=dict)
-    link: LinkUp | None = None
+    link: LinkUp | None = None  # the last one
+    outdated: list[Link] = field(default_factory=list)  # to be closed: it has a successor already
     failed: LinkFailed | None = None
     lost: LinkLost | None = None
     counted: Counted | None = None
@@ -125,6 +126,8 @@ class Wake:
                 self.guests.setdefault(event.uuid, []).append(event)
                 return
             case LinkUp():
+                if self.link is not None:
+                    self.outdated.append(self.link.link)
                 self.link, self.lost, self.counted, self.starting = event, None, None, {}
             case LinkLost():
                 self.lost = event

@@ -102,6 +102,7 @@ class Lookout:
         self._nursery = nursery
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._ended = False
+        self._stale = False
         self._roster: Roster | None = None
         self._last = -1  # the id that was read last: a guest has a cgroup in each tree
         self._asking_since: float | None = None
@@ -121,6 +122,10 @@ class Lookout:
         """Look for cgroups of guests that appear in these."""
         if self._nursery is not None:
             self._nursery.watch(directories)
+
+    def renew(self) -> None:
+        """Connect anew for the next question."""
+        self._stale = True
 
     def waits(self) -> bool:
         """Tell whether libvirt keeps a question waiting: it holds some guest."""
@@ -154,6 +159,9 @@ class Lookout:
             self._ask(lambda roster: Starting(*roster.definition(number)))
 
     def _ask(self, question: Callable[[Roster], Event]) -> None:
+        if self._stale:
+            self._stale = False  # before the connection is made: a later wish is not lost
+            self._let_go()
         try:
             self._roster = self._roster or self._connect()
             self._asking_since = time.monotonic()

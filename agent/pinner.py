@@ -29,6 +29,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -53,6 +54,13 @@ LIMIT: Final = 8
 _CROWDED: Final = 5
 """With this many under way, only what is urgent is sent."""
 _URGENT: Final = frozenset({Reason.EVACUATE, Reason.ARRIVE})
+
+
+class _Order(Enum):
+    """What a worker does besides its tasks, once those it was given before are done."""
+
+    RENEW = "connect anew"
+    END = "end"
 
 
 class Settler(Protocol):
@@ -140,6 +148,20 @@ class Pinner:
         while len(self._workers) < self.workers:
             self._spawn()
 
+    def renew(self) -> None:
+        """Have every worker connect anew, as soon as the call that it is in has returned."""
+        for worker in self._workers:
+            worker.todo.put(_Order.RENEW)
+        self.warm_up()
+
+    def resize(self, workers: int) -> None:
+        """Let so many guests be pinned at the same time; idle workers beyond that end."""
+        self.workers = workers
+        idle = [worker for worker in self._workers if not worker.load]
+        for worker in idle[: max(0, len(self._workers) - workers)]:
+            self._workers.remove(worker)
+            worker.todo.put(_Order.END)
+
     def prepare(self, uuid: str) -> None:
         """Have an idle worker look a guest up that will soon be pinned."""
         worker = self._idle()
@@ -200,7 +222,7 @@ class Pinner:
     def stop(self) -> None:
         """Let idle workers end; those in a call end with the process."""
         for worker in self._workers:
-            worker.todo.put(None)
+            worker.todo.put(_Order.END)
         self._workers, self._ready = [], {}
 
     def _fresh(self) -> Sequence[Job]:
@@ -249,7 +271,7 @@ class Pinner:
             if len(self._workers) < max(self.workers, len(self._under_way)):
                 self._workers.append(worker)
             else:
-                worker.todo.put(None)
+                worker.todo.put(_Order.END)
         return [task]
 
     def _settled(self, job: Job) -> list[Outcome]:
@@ -281,7 +303,11 @@ class Pinner:
     def _work(self, worker: _Worker) -> None:
         """Run in a worker's thread."""
         worker.connect()
-        while (task := worker.todo.get()) is not None:
+        while (task := worker.todo.get()) is not _Order.END:
+            if isinstance(task, _Order):
+                worker.close()
+                worker.connect()
+                continue
             worker.carry_out(task)
             self._done.put((worker, task))
             # Marked overdue before this line: the deciding thread has stopped waiting, or will
@@ -298,7 +324,7 @@ class _Worker:
     """
 
     def __init__(self, connect: Callable[[], Hand], clock: Callable[[], float]) -> None:
-        self.todo: SimpleQueue[Job | str | None] = SimpleQueue()
+        self.todo: SimpleQueue[Job | str | _Order] = SimpleQueue()
         self.load = 0  # tasks that were given and have not come back
         self.looks_up: str | None = None
         self._connect = connect

@@ -107,3 +107,9 @@ class Hypervisor(Protocol):
 
     def roster(self) -> Roster:
         """Connect for what waits."""
+
+    def keepalive(self, interval: int, count: int) -> None:
+        """Probe connections to come at this interval (seconds), and give up after `count` probes.
+
+        Those that are open stay as they are: a libvirt connection keeps its first keepalive.
+        """

@@ -19,9 +19,10 @@ from agent.metrics import shown
 from agent.transition import Kind, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from agent.accounting import BillingSettings
+    from agent.config import Change
     from agent.cpuset import CellId, CpuSet
     from agent.cycle import CycleResult
     from agent.metrics import Metrics
@@ -71,6 +72,23 @@ class Teller:
         self._show(result, pool, billing)
         self._log_cycle(result)
         self._log_faults(_faults(result))
+
+    def changed(self, changes: Iterable[Change]) -> None:
+        """Log what a reload changes, key by key."""
+        for change in changes:
+            self._log.info(
+                "config.changed",
+                key=change.key,
+                old=change.old,
+                new=change.new,
+                needs_restart=change.restart,
+                unused=change.unused,
+            )
+
+    def refused(self, error: EmupoolError) -> None:
+        """Log why a reload changes nothing, mistake by mistake."""
+        for line in str(error).splitlines():
+            self._log.error("config.refused", problem=line)
 
     def used(self, result: CycleResult, places: Callable[[str], Place | None]) -> None:
         """Measure what pools and threads used; on full cycles only, since it reads every thread."""

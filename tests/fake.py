@@ -63,6 +63,7 @@ class Connection:
     def __init__(self, fake: Fake, hear: Hear | None) -> None:
         self._fake = fake
         self.hear = hear
+        self.probes = fake.probes
 
     def uuids(self) -> tuple[str, ...]:
         with self._fake.called(self, Call("uuids")) as guests:
@@ -129,6 +130,7 @@ class Fake:
         self.reachable = True
         self.may_loosen = True
         self.copies = 1  # of each event
+        self.probes = (5, 3)  # keepalive of connections to come: interval and count
         self._cpusets = cpusets
         self._lock = threading.RLock()
         self._faults: list[tuple[str, str | None, EmupoolError]] = []
@@ -146,6 +148,9 @@ class Fake:
 
     def roster(self) -> Connection:
         return self._connect("roster", None)
+
+    def keepalive(self, interval: int, count: int) -> None:
+        self.probes = interval, count
 
     def _connect(self, name: str, hear: Hear | None) -> Connection:
         with self.called(None, Call(name)):
@@ -214,6 +219,9 @@ class Fake:
     def partition(self, path: str = "/machine") -> CpuSet | None:
         with self.called(None, Call("partition", path)):
             return self._limit()
+
+    def partitions(self) -> list[str]:
+        return []  # nothing to watch: cgroups appear in no directory
 
     def locate(self, uuid: str, domain_id: int, partition: str | None = None) -> Place | None:
         with self.called(None, Call("locate", uuid)) as guests:

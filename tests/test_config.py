@@ -5,8 +5,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -15,184 +14,12 @@ from agent.cpuset import CellId, CpuSet
 from agent.errors import ConfigError, Problem
 from agent.policy import Policy, Rule
 from agent.pool import Smt
+from tests.badconfig import BYTES, ONE_KEY, RATIO, SEVERAL_KEYS, SEVERAL_MISTAKES, UUID
+from tests.exampleconfig import tree
 
-UUID: Final = "6a1f3c52-0b3e-4f0e-9d5e-0c1d2e3f4a5b"
-RATIO: Final = "pool.emulator_overcommit_ratio"
-RULE: Final = '[[guests.rule]]\nname = "a"\n'
-
-# Key, value in TOML, a part of the remedy: the key is blamed, with the value as Python shows it.
-ONE_KEY: Final = {
-    "ratio of zero": (RATIO, "0", "0.01 to 1000"),
-    "ratio just too small": (RATIO, "0.0099", "0.01 to 1000"),
-    "ratio too large": (RATIO, "1000.1", "0.01 to 1000"),
-    "ratio below zero": (RATIO, "-2.5", "0.01 to 1000"),
-    "ratio of ten digits": (RATIO, '"1.000000001"', "nine digits"),
-    "ratio of ten digits as a number": (RATIO, "1.000000001", "nine digits"),
-    "ratio of ten digits, most of them zeros": (RATIO, '"0000000008"', "nine digits"),
-    "ratio as a fraction": (RATIO, '"5/2"', "such as 8 or 2.5"),
-    "ratio with an exponent": (RATIO, '"1e2"', "such as 8 or 2.5"),
-    "ratio in other digits": (RATIO, '"٨"', "such as 8 or 2.5"),
-    "ratio without digits": (RATIO, '"."', "such as 8 or 2.5"),
-    "ratio that is true": (RATIO, "true", "such as 8 or 2.5"),
-    "ratio that is no number": (RATIO, "nan", "0.01 to 1000"),
-    "ratio without end": (RATIO, "inf", "0.01 to 1000"),
-    "ratio as a list": (RATIO, "[8]", "such as 8 or 2.5"),
-    "billing's ratio of zero": ("billing.cpu_overcommit_ratio", "0.0", "0.01 to 1000"),
-    "misspelt source": ("pool.source", '"reserve"', "did you mean reserved?"),
-    "source in capitals": ("pool.source", '"FREE"', "did you mean free?"),
-    "CPU list as a number": ("pool.cpus", "3", 'in quotes, such as "0-3,8"'),
-    "CPU list as a list": ("pool.reserved_cpus", "[0, 1]", "in quotes"),
-    "CPU list with a word": ("pool.cpus", '"0-3,all"', "'all' is neither a CPU nor a range"),
-    "CPU range that runs backwards": ("pool.cpus", '"5-2"', "'5-2' runs backwards"),
-    "CPU id beyond any kernel": ("pool.cpus", '"65536"', "CPU 65536 is not in 0-65535"),
-    "CPU list that excludes all it names": ("pool.cpus", '"3,^3"', "names no CPU at all"),
-    "placement of a wrong type": ("pool.placement", "1", "one of auto, shared, single"),
-    "smt as a boolean": ("pool.smt", "false", "one of prefer, strict, any"),
-    "unknown answer to shortage": ("pool.on_shortage", '"kill"', "one of overcommit, spill, leave"),
-    "unknown answer to a stop": ("pool.on_stop", '"stay"', "one of leave, release"),
-    "min_cpus below zero": ("pool.min_cpus", "-1", "a whole number from 0"),
-    "max_cpus with a fraction": ("pool.max_cpus", "2.0", "a whole number"),
-    "max_cpus that is true": ("pool.max_cpus", "true", "a whole number"),
-    "max_cpus in quotes": ("pool.max_cpus", '"2"', "a whole number"),
-    "shrink_delay below zero": ("pool.shrink_delay", "-0.1", "from 0"),
-    "shrink_delay for ever": ("pool.shrink_delay", "inf", "from 0 to 31536000"),
-    "shrink_delay that is no number": ("pool.shrink_delay", "nan", "from 0 to 31536000"),
-    "boolean in quotes": ("pool.iothreads", '"yes"', "true or false, without quotes"),
-    "boolean as a number": ("pool.count_inactive", "1", "true or false"),
-    "key of another table": ("pool.interval", "30", "a key of [reconcile]"),
-    "key of one cell that is for all": ("pool.cell.0.iothreads", "true", "a key of [pool]"),
-    "misspelt key": ("pool.shrink_dellay", "30", "did you mean shrink_delay?"),
-    "half a key": ("pool.ratio", "8", "did you mean emulator_overcommit_ratio?"),
-    "key unlike any": ("state.x", "8", "known here: path"),
-    "misspelt table": ("libvrit", '{uri = "qemu:///system"}', "did you mean libvirt?"),
-    "table that is a value": ("pool", "8", "a table: write [pool]"),
-    "table that is a list": ("http", "[1]", "a table: write [http]"),
-    "cells without a number": ("pool.cell", "[1]", "write [pool.cell.0]"),
-    "cell that is a word": ("pool.cell.first", "{min_cpus = 1}", "the number of a NUMA cell"),
-    "cell with a leading zero": ("pool.cell.01", "{min_cpus = 1}", "the number of a NUMA cell"),
-    "cell that is a value": ("pool.cell.1", "2", "a table: write [pool.cell.1]"),
-    "wrong value of one cell": ("pool.cell.1.max_cpus", '"all"', "a whole number"),
-    "manage without a list": ("guests.manage", '"isolate"', 'such as ["isolate"]'),
-    "unknown default policy": ("guests.default_policy", '"none"', "one of isolate, share, float"),
-    "rule that is no list": ("guests.rule", '{name = "a"}', "[[guests.rule]]"),
-    "URI without a scheme": ("libvirt.uri", '"system"', "qemu:///system"),
-    "URI with a line break": ("libvirt.uri", '"qemu:///system\\n"', "qemu:///system"),
-    "keepalive never": ("libvirt.keepalive_interval", "0", "from 1"),
-    "no keepalive": ("libvirt.keepalive_count", "0", "from 1"),
-    "unknown way to reconnect": ("libvirt.reconnect", '"never"', "always, wait-for-socket"),
-    "no pin workers": ("libvirt.pin_workers", "0", "from 1 to 8"),
-    "too many pin workers": ("libvirt.pin_workers", "9", "from 1 to 8"),
-    "interval of zero": ("reconcile.interval", "0", "above 0"),
-    "interval without end": ("reconcile.interval", "1e10", "up to 31536000"),
-    "address without a port": ("http.listen", '"127.0.0.1"', "HOST:PORT"),
-    "address without a host": ("http.listen", '":9857"', "HOST:PORT"),
-    "port too large": ("http.listen", '"[::1]:65536"', "port 0-65535"),
-    "IPv6 without brackets": ("http.listen", '"::1:9857"', '"[::1]:9857"'),
-    "IPv4 in brackets": ("http.listen", '"[127.0.0.1]:1"', "HOST:PORT"),
-    "IPv4 out of range": ("http.listen", '"127.0.0.256:1"', "HOST:PORT"),
-    "broken IPv6": ("http.listen", '"[1::2::3]:1"', "HOST:PORT"),
-    "certificate without its key": ("http.tls_cert", '"/c.pem"', "needs http.tls_key"),
-    "key without its certificate": ("http.tls_key", '"/k.pem"', "needs http.tls_cert"),
-    "clients' CA without TLS": ("http.client_ca", '"/a.pem"', "http.tls_cert and http.tls_key"),
-    "relative path": ("state.path", '"state.json"', "an absolute path"),
-    "path of a directory": ("state.path", '"/run/emupool/"', "of a file"),
-    "path with a NUL": ("state.path", '"/run/\\u0000"', "an absolute path"),
-    "no state file": ("state.path", '""', "an absolute path"),
-    "relative certificate": ("http.tls_cert", '"c.pem"', "an absolute path"),
-    "socket's path too long": ("admission.socket", f'"/{"x" * 107}"', "at most 107 bytes"),
-    "admission that fails half": ("admission.fail", '"half"', "one of open, closed"),
-    "reservation below zero": ("admission.reservation", "-1", "from 0"),
-    "level that is none": ("log.level", '"warn"', "did you mean warning?"),
-    "format that is none": ("log.format", '"text"', "one of auto, json, console"),
-    "set without cpus": ("pool.source", '"set"', "needs cpus"),
-}  # fmt: skip
-
-# The file; the key that is blamed, the value shown, a part of the remedy.
-SEVERAL_KEYS: Final = {
-    "lists that overlap": (
-        '[pool]\nreserved_cpus = "0-1"\ncpus = "1-5"',
-        ("pool.cpus", "'1-5'", "both have 1"),
-    ),
-    "one cell's list in what the pool reserves": (
-        '[pool]\nreserved_cpus = "0-1"\n[pool.cell.0]\ncpus = "1"',
-        ("pool.cell.0.cpus", "'1'", "both have 1"),
-    ),
-    "one cell's set that is empty": (
-        '[pool]\nsource = "set"\ncpus = "2"\n[pool.cell.1]\ncpus = ""',
-        ("pool.cell.1.cpus", "''", "needs cpus"),
-    ),
-    "fewest over most": (
-        "[pool]\nmin_cpus = 3\nmax_cpus = 2",
-        ("pool.min_cpus", "3", "min_cpus (3) is over max_cpus (2)"),
-    ),
-    "one cell's most under the pool's fewest": (
-        "[pool]\nmin_cpus = 3\n[pool.cell.1]\nmax_cpus = 2",
-        ("pool.cell.1.max_cpus", "2", "min_cpus (3) is over max_cpus (2)"),
-    ),
-    "single below a ratio of 1": (
-        '[pool]\nemulator_overcommit_ratio = "0.5"\nplacement = "single"',
-        ("pool.placement", "'single'", "a ratio below 1 (0.5)"),
-    ),
-    "one cell's ratio below 1 under single": (
-        '[pool]\nplacement = "single"\n[pool.cell.1]\nemulator_overcommit_ratio = 0.5',
-        ("pool.cell.1.emulator_overcommit_ratio", "0.5", "a ratio below 1 (0.5)"),
-    ),
-    "ignore in manage": (
-        'guests.manage = ["share", "ignore"]',
-        ("guests.manage[1]", "'ignore'", "one of isolate, share, float"),
-    ),
-    "number in manage": ("guests.manage = [3]", ("guests.manage[0]", "3", "one of isolate")),
-    "rule for nobody": (
-        '[[guests.rule]]\npolicy = "share"',
-        ("guests.rule[0]", "{'policy': 'share'}", "one of name, uuid, flavor"),
-    ),
-    "rule that says nothing": (RULE, ("guests.rule[0]", "{'name': 'a'}", "policy, weight or both")),
-    "rule that is no table": (
-        "guests.rule = [7]",
-        ("guests.rule[0]", "7", "write [[guests.rule]]"),
-    ),
-    "weight too large": (RULE + "weight = 64.5", ("guests.rule[0].weight", "64.5", "0.01 to 64")),
-    "weight of zero": (RULE + 'weight = "0"', ("guests.rule[0].weight", "'0'", "0.01 to 64")),
-    "weight that is true": (RULE + "weight = true", ("guests.rule[0].weight", "True", "decimal")),
-    "second rule's policy": (
-        f'{RULE}policy = "share"\n{RULE}policy = "isolated"',
-        ("guests.rule[1].policy", "'isolated'", "did you mean isolate?"),
-    ),
-    "misspelt key of a rule": (
-        RULE + "weight = 1\nflavour = 'x'",
-        ("guests.rule[0].flavour", "'x'", "did you mean flavor?"),
-    ),
-    "pattern that matches nothing": (
-        '[[guests.rule]]\nname = ""\nweight = 1',
-        ("guests.rule[0].name", "''", "a pattern"),
-    ),
-    "UUID without dashes": (
-        f'[[guests.rule]]\nuuid = "{UUID.replace("-", "")}"\nweight = 1',
-        ("guests.rule[0].uuid", "'6a1f3c52", "virsh domuuid"),
-    ),
-    "CA with half of TLS": (
-        "http.tls_cert = '/c'\nhttp.tls_key = 'k'\nhttp.client_ca = '/a'",
-        ("http.tls_key", "'k'", "an absolute path"),
-    ),
-    "key with a line break": (
-        '[pool]\n"a\\nb" = "c\\u001b[31m"',
-        (r"pool.'a\nb'", r"'c\x1b[31m'", "unknown"),
-    ),
-    "value without end": (
-        f'pool.smt = "{"x" * 999}"',
-        ("pool.smt", "'" + "x" * 56 + "...", "one of prefer"),
-    ),
-    "integer that Python will not print": (
-        f"{RATIO} = 0x{'f' * 9999}",
-        (RATIO, "<a int too large to show>", "0.01 to 1000"),
-    ),
-    "tables without end": ("pool" + ".a" * 1500 + " = 1", ("pool.a", "<a dict too", "unknown")),
-    "integer that Python will not read": ("a = " + "1" * 5000, ("file", "limit", "as TOML")),
-    "lists without end": ("a = " + "[" * 9999, ("file", "recursion", "as TOML")),
-    "no TOML": ("[pool]\na = = 2", ("line 2, column 5", "'a = = 2'", "Invalid value")),
-    "no TOML at the end": ("[pool]\n[http", ("line 2, column 6", "'[http'", "Expected ']'")),
-    "key given twice": ("a = 1\na = 2\n", ("line 2, column 6", "'a = 2'", "Cannot overwrite")),
-}
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 
 def problems_of(text: str) -> tuple[Problem, ...]:
@@ -224,31 +51,11 @@ def test_a_wrong_file_has_one_problem_that_blames_one_place(
     assert expected[2] in problem.remedy
 
 
-def test_all_errors_are_told_at_once_in_the_order_of_the_file() -> None:
-    text = """
-        [guests]
-        infer = 1
-        manage = ["ignore", "isolate", 2]
-        [pool]
-        max_cpus = 1
-        speed = 1
-        min_cpus = 2
-        [pool.cell.0]
-        smt = "off"
-        [log]
-        level = "loud"
-        [nonsense]
-    """
-    assert [problem.path for problem in problems_of(text)] == [
-        "guests.infer",
-        "guests.manage[0]",
-        "guests.manage[2]",
-        "pool.speed",
-        "pool.min_cpus",
-        "pool.cell.0.smt",
-        "log.level",
-        "nonsense",
-    ]
+@pytest.mark.parametrize(("text", "paths"), SEVERAL_MISTAKES.values(), ids=SEVERAL_MISTAKES)
+def test_all_errors_are_told_at_once_in_the_order_of_the_file(
+    text: str, paths: tuple[str, ...]
+) -> None:
+    assert tuple(problem.path for problem in problems_of(text)) == paths
 
 
 @pytest.mark.parametrize(
@@ -258,6 +65,8 @@ def test_all_errors_are_told_at_once_in_the_order_of_the_file() -> None:
         '[pool]\ncpus = "0-x"\nreserved_cpus = "0"',
         '[pool]\nsource = "set"\ncpus = "2-x"\n[pool.cell.0]\nsource = "set"',
         "[pool]\nmin_cpus = 2\nmax_cpus = -1\n[pool.cell.0]\nmin_cpus = 3",
+        '[[guests.rule]]\nnam = "a"\npolicy = "share"',
+        '[[guests.rule]]\nname = "a"\nwieght = 2',
     ],
 )
 def test_one_mistake_is_one_problem(text: str) -> None:
@@ -285,26 +94,23 @@ def test_the_edge_of_what_is_allowed_is_allowed(text: str) -> None:
     parse(text, "x")
 
 
-def test_files_that_cannot_be_read_are_refused_with_their_name(tmp_path: Path) -> None:
-    large, binary, loop = tmp_path / "large", tmp_path / "binary", tmp_path / "loop"
-    large.write_bytes(b"#" * (MAX_BYTES + 1))
-    binary.write_bytes(b"a = 1\nb = '\xff'")
-    loop.symlink_to(loop)
-    for path, place, value in (
-        (tmp_path / "absent", "file", "No such file"),
-        (tmp_path, "file", "Is a directory"),
-        (loop, "file", "symbolic links"),
-        (large, "file", "over 1048576 bytes"),
-        (binary, "line 2", r"b'\xff'"),
-        (Path("nul\0"), "file", "null"),
-    ):
-        with pytest.raises(ConfigError) as caught:
-            load(path)
-        (problem,) = caught.value.problems
-        assert (caught.value.file, problem.path) == (str(path), place)
-        assert value in problem.value
-    large.write_bytes(b"#" * MAX_BYTES)
-    assert load(large) == Config()
+@pytest.mark.parametrize(("content", "expected"), BYTES.values(), ids=BYTES)
+def test_what_is_no_text_is_refused_at_its_line(
+    tmp_path: Path, content: bytes, expected: tuple[str, str, str]
+) -> None:
+    file = tmp_path / "x"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    (problem,) = caught.value.problems
+    assert problem.path == expected[0]
+    assert expected[1] in problem.value
+    assert expected[2] in problem.remedy
+
+
+def test_a_file_of_the_largest_size_is_read(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"#" * MAX_BYTES)
+    assert load(tmp_path / "x") == Config()
 
 
 @pytest.mark.parametrize("written", ["2.5", '"2.5"', "2.50", '"2.500"', "25e-1"])
@@ -336,3 +142,59 @@ def test_one_cell_differs_only_where_it_says_so() -> None:
 def test_a_rule_matches_a_uuid_however_it_is_spelt() -> None:
     text = f'[[guests.rule]]\nuuid = "{UUID.upper()}"\npolicy = "share"'
     assert parse(text, "x").guests.rules == (Rule(policy=Policy.SHARE, uuid=UUID),)
+
+
+# Every key: what TOML knows, by type.
+
+KINDS: Final = {
+    "boolean": "true",
+    "whole number": "1",
+    "fraction": "1.5",
+    "text": '"?"',
+    "list": "[]",
+    "list of tables": "[{}]",
+    "table": "{}",
+    "date": "1979-05-27",
+    "time": "07:32:00",
+    "date and time": "1979-05-27T07:32:00Z",
+}
+EXACT: Final = {"emulator_overcommit_ratio", "cpu_overcommit_ratio", "weight"}
+SECONDS: Final = {"shrink_delay", "interval", "reservation"}
+
+
+def allowed(key: str, default: object) -> set[str]:
+    """Return the types that a key may have, going by its default in the example."""
+    if key in EXACT | SECONDS:
+        return {"whole number", "fraction"} | ({"text"} if key in EXACT else set())
+    return {{bool: "boolean", int: "whole number", str: "text", list: "list"}[type(default)]}
+
+
+def keys_of(part: dict[str, Any], path: str = "") -> Iterator[tuple[str, str, object]]:
+    """Yield (what begins a file that sets it, the key, its value) for each key of a table."""
+    for key, value in part.items():
+        if isinstance(value, dict):
+            yield from keys_of(value, f"{path}{key}.")
+        elif key == "rule":
+            for one in value:
+                yield from keys_of(one, "[[guests.rule]]\n")
+        else:
+            yield path, key, value
+
+
+KEYS: Final = {f"{path}{key}": (path, key, value) for path, key, value in keys_of(tree())}
+
+
+@pytest.mark.parametrize(("path", "key", "value"), KEYS.values(), ids=KEYS)
+def test_a_key_takes_its_own_type_and_no_other(path: str, key: str, value: object) -> None:
+    for kind in KINDS.keys() - allowed(key, value):
+        problems = problems_of(f"{path}{key} = {KINDS[kind]}")
+        blamed = f"{path}{key}".replace("[[guests.rule]]\n", "guests.rule[0].")
+        assert any(problem.path.startswith(blamed) for problem in problems), kind
+
+
+@pytest.mark.parametrize(("path", "key", "value"), KEYS.values(), ids=KEYS)
+def test_a_key_that_lacks_a_letter_is_recognised(path: str, key: str, value: object) -> None:
+    del value
+    for slip in (key[:-1], key[1:], key.upper(), key + "s", key.replace("_", "-") + "-"):
+        problems = problems_of(f"{path}{slip} = 1")
+        assert f"did you mean {key}?" in problems[0].remedy

@@ -6,7 +6,6 @@ import json
 import re
 import tomllib
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -15,12 +14,11 @@ from agent.config import Change, Config, changes, check_host, effective, keys, p
 from agent.cpuset import CpuSet
 from agent.policy import GuestSettings, Rule
 from agent.pool import CellSettings, PoolSettings
+from tests.exampleconfig import EXAMPLE, NESTED, SAID
 from tests.hosts import TWO_CELLS_EIGHT_CPUS, host
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-
-EXAMPLE: Final = (Path(__file__).parent.parent / "config.example.toml").read_text()
 
 DEFAULTS: Final = {
     "libvirt": {
@@ -152,17 +150,15 @@ def test_the_readers_and_the_fields_of_the_settings_have_the_same_names() -> Non
 
 def test_the_example_file_is_the_defaults_with_and_without_its_comment_signs() -> None:
     assert parse(EXAMPLE, "example") == Config()
-    said = re.sub(r"^#(?=[a-z_]+ = )", "", EXAMPLE, flags=re.MULTILINE)
-    assert parse(said, "example") == Config()
-    tree = tomllib.loads(said)
+    assert parse(SAID, "example") == Config()
+    tree = tomllib.loads(SAID)
     assert {f"{table}.{key}" for table, content in tree.items() for key in content} == plain_keys()
     assert list(tree) == list(to_json(Config()))
 
 
 def test_the_examples_of_a_cell_and_of_rules_are_valid_and_show_every_key() -> None:
-    lines = re.findall(r"^#   (\[.*|[a-z_]+ = .*)$", EXAMPLE, flags=re.MULTILINE)
-    parse("\n".join(lines), "example")
-    tree = tomllib.loads("\n".join(lines))
+    parse(NESTED, "example")
+    tree = tomllib.loads(NESTED)
     assert set(tree["pool"]["cell"]["0"]) == set(keys.CELL)
     assert {key for rule in tree["guests"]["rule"] for key in rule} == set(keys.RULE)
 
@@ -204,7 +200,9 @@ def test_a_reload_tells_the_key_that_changed_and_whether_it_can_apply_now(key: s
     before = to_json(old)[table][name]
     before = ",".join(before) if isinstance(before, list) else before
     restart = key in NEED_RESTART
-    assert changes(old, new) == (Change(key, before, AFTER[key][1], restart),)  # type: ignore[arg-type]
+    assert changes(old, new) == (
+        Change(key, before, AFTER[key][1], restart, unused=table == "admission"),  # type: ignore[arg-type]
+    )
     assert effective(old, new) == (old if restart else new)
 
 

@@ -23,7 +23,7 @@ from agent.errors import (
     NotPermitted,
     TargetRefused,
 )
-from agent.pinner import LIMIT, Job, Pinner, jobs
+from agent.pinner import LIMIT, Job, Pinner, _Order, jobs
 from agent.transition import Kind, Reason, Step
 from tests.fake import Call, Clock, Fake
 
@@ -515,7 +515,7 @@ def test_a_call_that_returns_just_when_it_is_given_up_is_not_lost() -> None:
             if len(readings) == 3:  # sent, waited for, and now about to be marked
                 assert hold.waiting.acquire(timeout=10)
                 bench.fake.free(uuid)
-                bench.pinner._workers[0].todo.put(None)
+                bench.pinner._workers[0].todo.put(_Order.END)
                 while bench.fake.connections:  # until the worker has closed its own
                     pass
         return readings[-1]

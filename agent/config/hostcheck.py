@@ -30,7 +30,7 @@ def check_host(
 ) -> tuple[Problem, ...]:
     """Return what `config` names that `host` does not have, or has in another cell."""
     pool, general = config.pool, _lists(config.pool, None)
-    of_cells = (_check_cell(pool, cell, host) for cell in sorted(pool.cells))
+    of_cells = (_check_cell(pool, cell, host) for cell in pool.cells)
     return (*_absent("pool", general, host), *chain.from_iterable(of_cells))
 
 

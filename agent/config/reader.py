@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import os
 import re
+import stat
 import tomllib
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,8 +18,13 @@ if TYPE_CHECKING:
 
     from agent.config.settings import Config
 
-MAX_BYTES: Final = 1 << 20
-"""A larger file is not a configuration."""
+MAX_BYTES: Final = 1 << 18
+"""A larger file is not a configuration; thousands of rules are less."""
+
+_PARTS: Final = 50
+_PART: Final = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
+_DEEP = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_PARTS},}}+")
+"""A dotted key that is no key of ours. tomllib takes hours for one of a few thousand parts."""
 
 _PLACE = re.compile(r" \(at (?:line ([0-9]+), column ([0-9]+)|end of document)\)\Z")
 
@@ -25,14 +33,16 @@ def load(path: Path) -> Config:
     """Read the file; ConfigError names it, and has every problem of it."""
     name = str(path)
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = _content(path)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         remedy = "give a readable file, such as a copy of config.example.toml"
         raise _refused(name, "file", why, remedy) from None
     if len(data) > MAX_BYTES:
         raise _refused(name, "file", f"over {MAX_BYTES} bytes", "this is no configuration")
+    if data.startswith(codecs.BOM_UTF8):
+        remedy = "save the file as UTF-8 without a byte order mark"
+        raise _refused(name, "line 1", shown(codecs.BOM_UTF8), remedy)
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -40,6 +50,16 @@ def load(path: Path) -> Config:
         broken = shown(data[error.start : error.end])
         raise _refused(name, f"line {line}", broken, "save the file as UTF-8") from None
     return parse(text, name)
+
+
+def _content(path: Path) -> bytes:
+    """Return what a regular file holds, little more than `MAX_BYTES` of it; waits for nobody."""
+    # Opening a FIFO waits for a writer, unless told not to.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            raise ValueError("not a regular file")
+        return file.read(MAX_BYTES + 1)
 
 
 def parse(text: str, name: str) -> Config:
@@ -53,6 +73,11 @@ def parse(text: str, name: str) -> Config:
 
 
 def _document(text: str, name: str) -> dict[str, Any]:
+    deep = _DEEP.search(text)
+    if deep:
+        line = text.count("\n", 0, deep.start()) + 1
+        remedy = f"a key of over {_PARTS} parts: the longest here are like pool.cell.0.cpus"
+        raise _refused(name, f"line {line}", shown(deep[0]), remedy)
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -127,8 +127,8 @@ class Walk:
             return
         for at, table in enumerate(raw):
             part = self._part(f"guests.rule[{at}]", table, keys.RULE)
-            if isinstance(table, dict):
-                self._note(part, rules.rule_flaws(part.written))
+            if isinstance(table, dict) and part.written.keys() <= keys.RULE.keys():
+                self._note(part, rules.rule_flaws(part.written))  # else a slip explains it
             yield Rule(**part.values)
 
     def _part(self, path: str, raw: object, readers: Mapping[str, Reader], *nested: str) -> Part:

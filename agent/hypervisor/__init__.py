@@ -13,6 +13,7 @@ know, measured on libvirt 9.0 and read in its source:
   everybody from defining another one until then, and so do `listDomainsID` and `lookupByID`;
   `listAllDomains` only waits.
 * A `virDomain` names its guest by UUID in each call: one handle serves all starts of a guest.
+* A second `setKeepAlive` on one connection says that all is well, and changes nothing.
 """
 
 from __future__ import annotations
@@ -85,6 +86,10 @@ class Libvirt:
     def roster(self) -> LibvirtRoster:
         """Connect for what waits."""
         return LibvirtRoster(self._open())
+
+    def keepalive(self, interval: int, count: int) -> None:
+        """Have connections to come use these; of an open one libvirt changes nothing."""
+        self._keepalive = interval, count
 
     def _open(self) -> libvirt.virConnect:
         return connect(self._uri, *self._keepalive)
