@@ -44,7 +44,7 @@ ONE_KEY: Final = {
     "CPU list as a list": ("pool.reserved_cpus", "[0, 1]", "in quotes"),
     "CPU list with a word": ("pool.cpus", '"0-3,all"', "'all' is neither a CPU nor a range"),
     "CPU range that runs backwards": ("pool.cpus", '"5-2"', "'5-2' runs backwards"),
-    "CPU id beyond any kernel": ("pool.cpus", '"65536"', "CPU 65536 is not in 0-65535"),
+    "CPU id beyond any kernel": ("pool.cpus", '"8192"', "CPU 8192 is not in 0-8191"),
     "CPU list that excludes all it names": ("pool.cpus", '"3,^3"', "names no CPU at all"),
     "placement of a wrong type": ("pool.placement", "1", "one of auto, shared, single"),
     "smt as a boolean": ("pool.smt", "false", "one of prefer, strict, any"),
