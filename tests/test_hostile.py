@@ -16,17 +16,22 @@ from typing import TYPE_CHECKING, Final
 from xml.sax.saxutils import escape, quoteattr
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agent import offline
 from agent.domainxml import MAX_FLAWS, MAX_IOTHREADS, MAX_NAME, MAX_TEXT, MAX_VCPUS
 from agent.sysfs import Sysfs
 from tests.definitions import NOVA_1_0, NOVA_1_1, nova_xml, own_xml
 from tests.hosts import TWO_CELLS_EIGHT_CPUS, write
+from tests.mutants import BATCH, HOSTILE, SOURCES, batch, parsed, survive
 from tests.node import Node, cpus, pools
 from tests.outlets import check, check_decided
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from agent.pool import CellSettings
 
     Spoil = Callable[[str], str]
 
@@ -103,10 +108,6 @@ def specs(count: int) -> str:
     inner = "".join(f"<n:extraSpec name='k{n}'>{n}</n:extraSpec>" for n in range(count))
     return nova_xml("isolate").replace("<n:extraSpecs>", f"<n:extraSpecs>{inner}")
 
-
-HOSTILE: Final = (
-    "\x9b2J\u202e\u2066\u2028\x85[bold]x[/] <script>alert(1)</script> \"}{\\n{0}%s' 1\n"
-)
 
 # Each attack with the field that is warned about; None: it is no flaw, and does no harm.
 ATTACKS: Final[dict[str, tuple[Spoil, str | None]]] = {
@@ -311,6 +312,19 @@ def test_a_hostile_guest_harms_nobody_and_breaks_nothing_that_is_told(
     assert node.cycle().steps == ()
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["name: a megabyte", "cell: huge", "document: nothing", "uuid: another guest's"],
+)
+def test_what_is_read_while_a_guest_starts_is_no_different(node: Node, name: str) -> None:
+    spoil, field = ATTACKS[name]
+    good, bad = arrive(node, spoil)
+    told = check(node.foresee(bad), node.settings.pool)
+    assert {row["field"] for row in told["warnings"]} == {field}
+    node.reacted()
+    assert node.placed(good) == cpus("0")
+
+
 @pytest.mark.parametrize(("spoil", "field"), ATTACKS.values(), ids=ATTACKS)
 def test_a_plan_from_files_tells_the_same(
     node: Node, tmp_path: Path, host: Path, spoil: Spoil, field: str | None
@@ -352,3 +366,18 @@ def test_the_command_line_tells_of_all_of_them_at_once(
         assert (len(lines) > 50) == (command == ["plan"])
         if "--json" in command:
             assert json.loads(ended.stdout)["schema"] == 1
+
+
+@settings(max_examples=1000 // BATCH)
+@given(seed=st.integers(min_value=0), source=st.sampled_from(SOURCES))
+def test_whatever_chance_makes_of_a_definition_nothing_is_broken(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, source: CellSettings
+) -> None:
+    texts = batch(seed)
+    for text in texts:
+        parsed(text)
+    survive(texts, source, tmp_path_factory.getbasetemp() / "mutants.json")
+
+
+def test_chance_makes_all_kinds_of_definitions() -> None:
+    assert {parsed(text) for text in batch(1)} == {"clean", "flawed", "refused"}
