@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from agent.checkpoint import LONGEST, VERSION, Checkpoint, Lock, StateError, read_boot_id
+from agent.checkpoint import (
+    LONGEST,
+    VERSION,
+    Checkpoint,
+    Lock,
+    StateError,
+    load_file,
+    read_boot_id,
+)
 from agent.errors import Refused
 from agent.pool import NOTHING
 from tests.killed import NEW, OLD
@@ -192,6 +200,18 @@ def test_what_cannot_be_set_aside_is_told_and_blocks_nothing(path: Path) -> None
     with pytest.raises(StateError, match=r"state\.json: not saved: Is a directory"):
         checkpoint.save(NEW, 2.0)
     assert len(names(path.parent)) == 4
+
+
+def test_a_plan_takes_any_file_that_an_operator_names_and_waits_for_none(path: Path) -> None:
+    elsewhere = path.with_name("elsewhere")
+    good(elsewhere)
+    elsewhere.chmod(0o666)
+    path.symlink_to("elsewhere")
+    assert load_file(path).memory == OLD
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(StateError, match=f"{path}: it is no regular file"):
+        load_file(path)
 
 
 # --- what cannot be written ----------------------------------------------------------------------
