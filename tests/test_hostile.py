@@ -307,6 +307,7 @@ def test_a_hostile_guest_harms_nobody_and_breaks_nothing_that_is_told(
         assert all(guest == label for guest, _ in about)
         assert len(told["warnings"]) <= MAX_FLAWS + 5
         assert all(len(row["text"]) < 1000 for row in told["warnings"])
+        assert all(row["text"].isprintable() for row in told["warnings"])
     assert result.steps == ()
     node.boot()  # what was saved of it can be read again
     assert node.cycle().steps == ()
@@ -351,7 +352,7 @@ def test_the_command_line_tells_of_all_of_them_at_once(
     for number, (spoil, _) in enumerate(ATTACKS.values()):
         uuid = node.define(f"{NAME}{number}")
         text = node.fake.guests[uuid].xml().replace(f"{NAME}{number}", NAME)
-        (domains / f"{number:03}.xml").write_bytes(spoil(text).encode())
+        (domains / f"{number:03}\x1b[2J\n.xml").write_bytes(spoil(text).encode())
     for command in (["plan"], ["account", "--json"]):
         ended = subprocess.run(
             [sys.executable, "-m", "agent", *command, "--sysfs-root", host, "--domains", domains],
