@@ -222,7 +222,7 @@ def release(config_path: Path | None) -> None:
                 Observer(reach.sysfs(None), threads),
                 pinner,
                 checkpoint,
-                reach.recall(checkpoint, _warn_line),
+                checkpoint.recall(_warn_line),
             )
             result = rebalancer.release(link)
         done, failed = releasing.lines(result)

@@ -5,7 +5,8 @@ same for two pCPUs and for eight thousand. Text exists at the borders only: `par
 kernel's list notation with libvirt's exclusion, `parse_mask` the kernel's hexadecimal masks,
 and `str` writes the kernel's list notation, the canonical form (sorted, ranges folded).
 
-Ids beyond `LIMIT` are refused: a tenant's text must not make us hold a gigabyte of bits.
+Ids beyond `LIMIT` are refused, and so are lists too long to be one: a tenant's text must not make
+us hold a gigabyte of bits, nor read for seconds.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
 
 CellId = NewType("CellId", int)
 
-LIMIT: Final = 65536
-"""Ids are below this; the kernel's own limit (NR_CPUS) is 8192 on every architecture."""
+LIMIT: Final = 8192
+"""Ids are below this: the kernel's own limit (NR_CPUS) where it is largest."""
+
+_LONGEST: Final = 6 * LIMIT
+"""Characters of a list; one of every other id, the longest without repetition, has 20 thousand."""
 
 _LIST_ITEM = re.compile(r"(\^?)([0-9]{1,9})(?:-([0-9]{1,9}))?\Z")
 _MASK_WORD = re.compile(r"[0-9a-fA-F]{1,8}\Z")
@@ -68,6 +72,8 @@ class CpuSet:
         An exclusion applies to what stands before it, as in libvirt. CpuSetError quotes the
         item that is wrong.
         """
+        if len(text) > _LONGEST:
+            raise CpuSetError(f"a list of {len(text)} characters is too long")
         bits = 0
         stripped = text.strip()
         for raw in stripped.split(",") if stripped else ():

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent import config as configuration
 from agent import footprint, logs, sdnotify
-from agent.checkpoint import Checkpoint, StateError
+from agent.checkpoint import Checkpoint
 from agent.connector import Connector, daemon_runs
 from agent.cycle import PARTIAL, Cause
 from agent.errors import EmupoolError, Held, HypervisorAway
@@ -28,7 +28,7 @@ from agent.metrics import Metrics
 from agent.observer import Observer
 from agent.page import page
 from agent.pinner import Pinner
-from agent.pool import NOTHING, OnStop
+from agent.pool import OnStop
 from agent.port import Topic
 from agent.rebalancer import PATIENCE_AT_END, Rebalancer, Settings
 from agent.status import Standing, status
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from agent.cycle import CycleResult
     from agent.events import Waiter, Wake
     from agent.lookout import Nursery
-    from agent.pool import Memory
     from agent.port import GuestEvent, Hypervisor, Link
     from agent.sysfs import Sysfs
     from agent.threads import Threads
@@ -102,9 +101,10 @@ class Daemon:
             stalled=lambda: self._lookout.waits(),  # noqa: PLW0108 - it is made below
         )
         self._observer = Observer(parts.sysfs, parts.threads)
-        checkpoint = Checkpoint(config.state.path)
+        self._checkpoint = Checkpoint(config.state.path)
+        memory = self._checkpoint.recall(lambda text: self._log.warning("state.unfit", error=text))
         self._rebalancer = Rebalancer(
-            settings_of(config), self._observer, self._pinner, checkpoint, self._recall(checkpoint)
+            settings_of(config), self._observer, self._pinner, self._checkpoint, memory
         )
         self._connector = Connector(parts.hypervisor, self._inbox.put, self._may_connect)
         self._lookout = Lookout(parts.hypervisor.roster, self._inbox.put, parts.nursery)
@@ -133,11 +133,17 @@ class Daemon:
 
     def status(self) -> bytes:
         """Return the `status` document."""
-        return json.dumps(status(self._standing, self.metrics.counters())).encode()
+        return json.dumps(status(self._standing, self._counters())).encode()
 
     def page(self) -> str:
         """Return the status page."""
         return page(status(self._standing, {}))
+
+    def _counters(self) -> dict[str, float]:
+        """Return the metrics' counters, and those of the state file, which no metric has."""
+        own = self._checkpoint.failures.items()
+        told = {f'emupool_state_errors_total{{reason="{why}"}}': times for why, times in own}
+        return self.metrics.counters() | told
 
     # life
 
@@ -388,13 +394,3 @@ class Daemon:
         self._rebalancer.reconfigure(settings_of(config))
         told = configuration.to_json(config)
         self._standing = replace(self._standing, dry_run=config.reconcile.dry_run, config=told)
-
-    def _recall(self, checkpoint: Checkpoint) -> Memory:
-        """Return what the state file holds; whatever is wrong with it never blocks a start."""
-        try:
-            saved = checkpoint.load()
-        except StateError as error:
-            self._log.warning("state.unfit", error=str(error))
-            checkpoint.set_aside()
-            return NOTHING
-        return saved.memory if saved is not None else NOTHING

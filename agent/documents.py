@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent import domainxml
-from agent.errors import EmupoolError
+from agent.errors import EmupoolError, GuestFailed
 from agent.policy import resolve, shared_cpus
 from agent.snapshot import Guest
 
@@ -22,16 +22,22 @@ def from_documents(
 ) -> tuple[tuple[Guest, ...], tuple[tuple[str, EmupoolError], ...]]:
     """Return the guests that domain documents (by file name) describe, and what is no domain.
 
-    A running guest's own definition is its original unless `memory` recorded one; its age is its
-    domain id.
+    Of two documents of one guest the first counts. A running guest's own definition is its original
+    unless `memory` recorded one; its age is its domain id.
     """
-    domains: list[Domain] = []
+    found: dict[str, tuple[str, Domain]] = {}
     failures: list[tuple[str, EmupoolError]] = []
     for name, text in sorted(documents.items()):
         try:
-            domains.append(domainxml.parse(text))
+            domain = domainxml.parse(text)
         except EmupoolError as error:
             failures.append((name, error))
+            continue
+        first, _ = found.setdefault(domain.uuid, (name, domain))
+        if first != name:
+            why = f"{first} has the guest {domain.uuid} already: leave one of them out"
+            failures.append((name, GuestFailed(why)))
+    domains = [domain for _, domain in found.values()]
     originals = {d.uuid: _recorded(d, memory) or d.pins for d in domains}
     shared = shared_cpus(original.emulator for original in originals.values())
     guests = []

@@ -2,7 +2,9 @@
 
 Only what decides about emulator threads is read. The text is a tenant's in part (names,
 metadata), so nothing in it can do more than leave a `Flaw` behind: the field then counts as
-absent. A text that is no domain at all raises GuestFailed.
+absent. A text that is no domain at all raises GuestFailed. Nothing that is kept of a text, and no
+work done for it, grows faster than the text, and that is bounded: by what libvirt itself can
+send, and for each field by a number or a length that no guest in use comes near.
 
 Terms: a vCPU's *effective mask* is its `vcpupin`, else `<vcpu cpuset>`, else None (anywhere).
 A *claim* is a vCPU, on line or not, whose effective mask is one pCPU. Node sets name NUMA
@@ -20,14 +22,25 @@ from agent.cpuset import CellId, CpuSet, CpuSetError, union
 from agent.errors import GuestFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
 OWN_NAMESPACE: Final = "urn:emupool:libvirt:1"
 NOVA_NAMESPACES: Final = (
     "http://openstack.org/xmlns/libvirt/nova/1.1",
     "http://openstack.org/xmlns/libvirt/nova/1.0",
 )
+MAX_TEXT: Final = 4 * 1024 * 1024
+"""Characters of a definition: the longest string that libvirt's protocol carries."""
+MAX_TAGS: Final = 256 * 1024
+"""Of elements, that is; a guest with a hundred disks has some three thousand."""
 MAX_VCPUS: Final = 16384
+MAX_IOTHREADS: Final = 1024
+MAX_NAME: Final = 255
+"""Characters of a name: libvirt names files after guests, Nova has a column for flavors."""
+MAX_FLAWS: Final = 16
+_MAX_PATH: Final = 4096
+NOVA_KEY: Final = "hw:emulator_threads_policy"
+NOVA_MISSPELT: Final = "hw:emulator_thread_policy"
 _REALTIME: Final = frozenset({"fifo", "rr"})
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 _NUMBER = re.compile(r"[0-9]{1,9}\Z")
@@ -82,7 +95,7 @@ class OwnMetadata:
 
 @dataclass(frozen=True, slots=True)
 class NovaMetadata:
-    """Nova's flavor name and extra specs; None where the element is absent."""
+    """Nova's flavor name, and the extra specs of emulator threads; None: no such element."""
 
     flavor: str | None
     extra_specs: tuple[tuple[str, str], ...] | None
@@ -137,6 +150,11 @@ class _NoDoctype(ET.TreeBuilder):
 
 def parse(text: str) -> Domain:
     """Read one `<domain>`, live (with an id) or persistent; GuestFailed if it is none."""
+    if len(text) > MAX_TEXT:
+        raise GuestFailed(f"domain XML: {len(text)} characters are more than {MAX_TEXT}")
+    tags = text.count("<")
+    if tags > MAX_TAGS:
+        raise GuestFailed(f"domain XML: {tags} tags are more than {MAX_TAGS}")
     try:
         root = ET.fromstring(text, ET.XMLParser(target=_NoDoctype()))  # noqa: S314 - entities need a DOCTYPE, refused above
     except (ET.ParseError, ValueError) as error:
@@ -156,6 +174,8 @@ class _Reader:
         self._numatune = _child(root, "numatune", nothing)
         self._metadata = _child(root, "metadata", nothing)
         self._flaws: list[Flaw] = []
+        self._untold = 0  # flaws beyond those
+        self._read: dict[str, CpuSet | CpuSetError] = {}  # lists by text: pins are often alike
 
     def domain(self) -> Domain:
         root = self._root
@@ -166,7 +186,7 @@ class _Reader:
         ]
         return Domain(
             uuid=self._uuid(),
-            name=root.findtext("name") or "",
+            name=self._name(root.findtext("name"), "name") or "",
             id=self._number(root.get("id"), "domain@id") if "id" in root.attrib else None,
             vcpus=vcpus,
             vcpu_cpuset=vcpu_cpuset,
@@ -175,12 +195,12 @@ class _Reader:
             iothreads=self._iothreads(),
             memnode=self._cells(self._memnode_zero(), "memnode@nodeset"),
             memory_nodes=self._cells(self._numatune.find("memory"), "memory@nodeset"),
-            partition=root.findtext("resource/partition"),
+            partition=self._partition(),
             own=self._own(),
             nova=self._nova(),
             claims=union(cpus for cpus, _ in claims),
             realtime_claims=union(cpus for cpus, realtime in claims if realtime),
-            flaws=tuple(self._flaws),
+            flaws=self._told_flaws(),
         )
 
     def _uuid(self) -> str:
@@ -195,35 +215,39 @@ class _Reader:
         if count > MAX_VCPUS:
             self._flaw("vcpu", f"{count} vCPUs are more than {MAX_VCPUS}")
             count = 0
-        pins = dict(self._pins("vcpupin", "vcpu"))
+        pins = dict(self._pins("vcpupin", "vcpu", range(count)))
         realtime = self._realtime("vcpusched", "vcpus")
         return tuple(Vcpu(n, pins.get(n) or fallback, n in realtime) for n in range(count))
 
     def _iothreads(self) -> tuple[IoThread, ...]:
-        pins = dict(self._pins("iothreadpin", "iothread"))
+        ids = self._iothread_ids()
+        pins = dict(self._pins("iothreadpin", "iothread", ids))
         realtime = self._realtime("iothreadsched", "iothreads")
-        return tuple(IoThread(n, pins.get(n), n in realtime) for n in self._iothread_ids())
+        return tuple(IoThread(n, pins.get(n), n in realtime) for n in sorted(ids))
 
-    def _iothread_ids(self) -> list[int]:
+    def _iothread_ids(self) -> set[int]:
         """Explicit ids, then, as libvirt numbers them, the lowest free ones up to the count."""
         listed = self._root.findall("iothreadids/iothread")
         ids = {n for n in (self._number(e.get("id"), "iothread@id") for e in listed) if n}
         count = self._number((self._root.findtext("iothreads") or "0").strip(), "iothreads") or 0
-        if count > MAX_VCPUS:
-            self._flaw("iothreads", f"{count} iothreads are more than {MAX_VCPUS}")
-            count = 0
+        if max(count, len(ids)) > MAX_IOTHREADS:
+            many = max(count, len(ids))
+            self._flaw("iothreads", f"{many} iothreads are more than {MAX_IOTHREADS}")
+            return set()
         number = 1
         while len(ids) < count:
             ids.add(number)
             number += 1
-        return sorted(ids)
+        return ids
 
-    def _pins(self, tag: str, key: str) -> Iterator[tuple[int, CpuSet]]:
+    def _pins(self, tag: str, key: str, there: Container[int]) -> Iterator[tuple[int, CpuSet]]:
+        """Yield the pins of the threads that are there; others are libvirt's to keep."""
         for element in self._cputune.findall(tag):
             number = self._number(element.get(key), f"{tag}@{key}")
-            cpus = self._cpus(element, "cpuset", f"{tag}@cpuset")
-            if number is not None and cpus is not None:
-                yield number, cpus
+            if number is not None and number in there:
+                cpus = self._cpus(element, "cpuset", f"{tag}@cpuset")
+                if cpus is not None:
+                    yield number, cpus
 
     def _realtime(self, tag: str, key: str) -> CpuSet:
         elements = filter(_is_realtime, self._cputune.findall(tag))
@@ -243,18 +267,34 @@ class _Reader:
         for namespace in NOVA_NAMESPACES:
             instance = self._metadata.find(f"{{{namespace}}}instance")
             if instance is not None:
-                return _nova_instance(instance, f"{{{namespace}}}")
+                return self._nova_instance(instance, f"{{{namespace}}}")
         return None
+
+    def _nova_instance(self, instance: ET.Element, namespace: str) -> NovaMetadata:
+        flavor = instance.find(f"{namespace}flavor")
+        if flavor is None:
+            return NovaMetadata(None, None)
+        name = self._name(flavor.get("name"), "nova flavor name")
+        specs = flavor.find(f"{namespace}extraSpecs")
+        if specs is None:
+            return NovaMetadata(name, None)
+        told = {
+            e.get("name") or "": (e.text or "").strip()
+            for e in specs.iterfind(f"{namespace}extraSpec")
+            if e.get("name") in {NOVA_KEY, NOVA_MISSPELT}
+        }
+        return NovaMetadata(name, tuple(told.items()))
 
     def _cpus(self, element: ET.Element | None, key: str, field: str) -> CpuSet | None:
         """Read a CPU list; an empty or unreadable one counts as absent."""
         text = element.get(key) if element is not None else None
         if text is None:
             return None
-        try:
-            cpus = CpuSet.parse(text)
-        except CpuSetError as error:
-            self._flaw(field, str(error))
+        if text not in self._read:
+            self._read[text] = _listed(text)
+        cpus = self._read[text]
+        if isinstance(cpus, CpuSetError):
+            self._flaw(field, str(cpus))
             return None
         if not cpus:
             self._flaw(field, "an empty set of CPUs")
@@ -272,8 +312,29 @@ class _Reader:
             return None
         return int(text)
 
+    def _name(self, text: str | None, field: str) -> str | None:
+        """Cut a name that nobody's could be; what is left tells an operator which it is."""
+        if text is not None and len(text) > MAX_NAME:
+            self._flaw(field, f"cut: {len(text)} characters are more than {MAX_NAME}")
+            return text[:MAX_NAME]
+        return text
+
+    def _partition(self) -> str | None:
+        text = self._root.findtext("resource/partition")
+        if text is not None and len(text) > _MAX_PATH:
+            self._flaw("partition", f"{len(text)} characters are more than {_MAX_PATH}")
+            return None
+        return text
+
     def _flaw(self, field: str, text: str) -> None:
-        self._flaws.append(Flaw(field, text))
+        if len(self._flaws) < MAX_FLAWS:
+            self._flaws.append(Flaw(field, text))
+        else:
+            self._untold += 1
+
+    def _told_flaws(self) -> tuple[Flaw, ...]:
+        more = [Flaw("definition", f"{self._untold} flaws more")] if self._untold else []
+        return (*self._flaws, *more)
 
 
 def _child(element: ET.Element, tag: str, fallback: ET.Element) -> ET.Element:
@@ -282,19 +343,12 @@ def _child(element: ET.Element, tag: str, fallback: ET.Element) -> ET.Element:
     return fallback if found is None else found
 
 
+def _listed(text: str) -> CpuSet | CpuSetError:
+    try:
+        return CpuSet.parse(text)
+    except CpuSetError as error:
+        return error
+
+
 def _is_realtime(element: ET.Element | None) -> bool:
     return element is not None and element.get("scheduler") in _REALTIME
-
-
-def _nova_instance(instance: ET.Element, namespace: str) -> NovaMetadata:
-    flavor = instance.find(f"{namespace}flavor")
-    if flavor is None:
-        return NovaMetadata(None, None)
-    specs = flavor.find(f"{namespace}extraSpecs")
-    if specs is None:
-        return NovaMetadata(flavor.get("name"), None)
-    pairs = (
-        (e.get("name") or "", (e.text or "").strip())
-        for e in specs.iterfind(f"{namespace}extraSpec")
-    )
-    return NovaMetadata(flavor.get("name"), tuple(pairs))

@@ -20,6 +20,7 @@ from agent.domainxml import Pins
 from agent.errors import (
     EmupoolError,
     GuestBusy,
+    GuestFailed,
     GuestGone,
     Held,
     HypervisorAway,
@@ -272,11 +273,11 @@ class Observer:
             return replace(before, occupied=False, ready=False)
         early = self._named.early.get(uuid)
         if early is not None:
-            return self._read_early(early, before)
+            return self._read_early(uuid, early, before)
         text = link.xml(uuid)
         if before is not None and before.text == text and not before.occupied:
             return before
-        domain = domainxml.parse(text)
+        domain = _parsed(text, uuid)
         self._verdicts.pop(uuid, None)
         if domain.id is None:
             return Seen(text, domain, start="", original=domain.pins, told=True)
@@ -284,11 +285,11 @@ class Observer:
             return replace(before, text=text, domain=domain)
         return self._first(link, memory, text, domain, before)
 
-    def _read_early(self, text: str, before: Seen | None) -> Seen:
+    def _read_early(self, uuid: str, text: str, before: Seen | None) -> Seen:
         """Take in a definition that was read while libvirt started the guest; ask for nothing."""
         if before is not None and before.domain.id is not None:
             return before  # its start was announced meanwhile
-        domain = domainxml.parse(text)
+        domain = _parsed(text, uuid)
         place = self._locate(domain)
         if place is not None and not place.arrived:
             self._verdicts.pop(domain.uuid, None)
@@ -356,6 +357,14 @@ class Observer:
     def reconsider(self) -> None:
         """Ask for each guest's policy anew: the settings changed."""
         self._verdicts = {}
+
+
+def _parsed(text: str, uuid: str) -> Domain:
+    """Read the definition of a guest; all that is known of it goes by its UUID."""
+    domain = domainxml.parse(text)
+    if domain.uuid != uuid:
+        raise GuestFailed(f"domain XML: it is the definition of {domain.uuid}")
+    return domain
 
 
 def _original(link: Link, domain: Domain, place: Place | None) -> tuple[Pins, bool]:

@@ -14,6 +14,7 @@ from agent import planner, transition
 from agent.candidates import Warned
 from agent.checkpoint import NO_STATE, load_file
 from agent.documents import from_documents
+from agent.domainxml import MAX_TEXT
 from agent.errors import Refused
 from agent.observer import Observer
 from agent.transition import Present
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from agent.topology import Host
     from agent.transition import Step
 
-_LONGEST: Final = 16 * 1024 * 1024
+_LONGEST: Final = 4 * MAX_TEXT
+"""Bytes read of a file; more than a definition can have, so that its length is what is refused."""
 
 
 @dataclass(frozen=True, slots=True)

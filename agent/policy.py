@@ -20,7 +20,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
 from agent.cpuset import CellId, CpuSet
-from agent.domainxml import Flaw
+from agent.domainxml import NOVA_KEY, NOVA_MISSPELT, Flaw
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 MIN_WEIGHT: Final = Fraction(1, 100)
 MAX_WEIGHT: Final = Fraction(64)
-NOVA_KEY: Final = "hw:emulator_threads_policy"
-NOVA_MISSPELT: Final = "hw:emulator_thread_policy"
 _DECIMAL = re.compile(r"[0-9]*\.?[0-9]*\Z")
 _MAX_DIGITS: Final = 9
 

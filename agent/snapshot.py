@@ -83,8 +83,9 @@ def followers(guest: Guest, original: Pins) -> Iterator[IoThread]:
     Those were pinned as the emulator threads were when the guest started; any other pin, or
     none, is someone's intent.
     """
+    pins = dict(original.iothreads)
     for thread in guest.domain.iothreads:
-        pin = original.iothread(thread.id)
+        pin = pins.get(thread.id)
         if pin is not None and pin == original.emulator and not thread.realtime:
             yield thread
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agent import __version__, report, topology
+from agent.candidates import Warned
 from agent.cpuset import CpuSet, union
 from agent.cycle import misfits, pending
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from agent.cycle import CycleResult
     from agent.planner import InstanceNUMACell
@@ -64,6 +65,7 @@ def _empty() -> Json:
 
 def _plan(result: CycleResult) -> Json:
     document = report.plan(result.plan, pending(result))
+    document["warnings"] += [report.warning(one) for one in _troubles(result)]
     document["topology"] = topology.to_json(result.host)
     for row in document["cells"]:
         memory = result.memory.cells.get(row["id"])
@@ -75,6 +77,15 @@ def _plan(result: CycleResult) -> Json:
         guest = seen.get(row["uuid"])
         row.update(_truth(guest, planned[row["uuid"]], result) if guest else _no_truth())
     return document
+
+
+def _troubles(result: CycleResult) -> Iterator[Warned]:
+    """Yield what is wrong and no matter of the plan: guests that cannot be read, the state file."""
+    names = {guest.uuid: guest.label for guest in result.guests}
+    for uuid, error in result.failures:
+        yield Warned(names.get(uuid, uuid), "reading", str(error))
+    if result.state_error is not None:
+        yield Warned(None, "state file", result.state_error)
 
 
 def _truth(guest: Guest, planned: InstanceNUMACell, result: CycleResult) -> Json:

@@ -149,6 +149,7 @@ class FakeGuest:
     live: Definition | None = None
     process: Process | None = None
     occupied: bool = False
+    spoil: Callable[[str], str] = str  # what a hostile tenant makes of its definition
 
     @property
     def running(self) -> Process:
@@ -160,7 +161,7 @@ class FakeGuest:
     def xml(self, *, inactive: bool = False) -> str:
         """Return its live definition if it runs, else or if `inactive` the persistent one."""
         told = self.persistent if inactive or self.live is None else self.live
-        text = guest_xml(**(told or {}))  # type: ignore[arg-type]
+        text = self.spoil(guest_xml(**(told or {})))  # type: ignore[arg-type]
         live = self.process is not None and not inactive
         return text.replace("<domain", f"<domain id='{self.running.id}'", 1) if live else text
 

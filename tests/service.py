@@ -19,9 +19,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.guests import cpu_list, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+RUN = (sys.executable, "-m", "agent", "run")
 START_SECONDS = 30.0
 SOON = 20.0
 """Seconds for which a state is waited for; these machines are noisy."""
@@ -40,7 +41,16 @@ def toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
 class Service:
     """`emupool run` with its own configuration, state file and log below `folder`."""
 
-    def __init__(self, uri: str, folder: Path, **tables: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        uri: str,
+        folder: Path,
+        *,
+        within: Sequence[str] = (),
+        **tables: Mapping[str, Any],
+    ) -> None:
+        """Run it by the command `within`, if that is given: it is handed ours as arguments."""
+        self._within = within
         self.config = folder / "config.toml"
         self.state = folder / "state.json"
         self.log = folder / "log"
@@ -75,7 +85,7 @@ class Service:
         self._log_from = len(self.events())
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "agent", "run", "--config", str(self.config), *arguments],
+                [*self._within, *RUN, "--config", str(self.config), *arguments],
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )

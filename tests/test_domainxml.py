@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.cpuset import CellId, CpuSet
-from agent.domainxml import MAX_VCPUS, NovaMetadata, OwnMetadata, Pins, parse
+from agent.domainxml import (
+    MAX_FLAWS,
+    MAX_IOTHREADS,
+    MAX_NAME,
+    MAX_TAGS,
+    MAX_TEXT,
+    MAX_VCPUS,
+    NovaMetadata,
+    OwnMetadata,
+    Pins,
+    parse,
+)
 from agent.errors import GuestFailed
 from tests.builders import cpus, uuid_of
 from tests.definitions import NOVA_1_0, NOVA_1_1, NOVA_ISOLATE, domain_xml, nova_xml, own_xml
@@ -230,7 +241,12 @@ def test_own_metadata(metadata: str, expected: OwnMetadata | None) -> None:
         ),
         pytest.param("<numatune><memory nodeset='a'/></numatune>", "memory@nodeset", id="node set"),
         pytest.param("<iothreads>many</iothreads>", "iothreads", id="iothreads in words"),
-        pytest.param(f"<iothreads>{MAX_VCPUS + 1}</iothreads>", "iothreads", id="too many"),
+        pytest.param(f"<iothreads>{MAX_IOTHREADS + 1}</iothreads>", "iothreads", id="too many"),
+        pytest.param(
+            "<resource><partition>/" + "x" * 4096 + "</partition></resource>",
+            "partition",
+            id="a path that is none",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_a_flaw_and_counts_as_absent(inner: str, field: str) -> None:
@@ -298,6 +314,48 @@ def test_what_is_no_domain_fails_that_guest_alone_in_a_short_line(text: str) -> 
         parse(text)
     assert len(str(error.value)) < 300
     assert str(error.value).isprintable()
+
+
+def test_bounds_are_met_to_the_last_one() -> None:
+    """What is just as large as can be is read; the tests of hostile guests go beyond."""
+    name = "x" * MAX_NAME
+    inner = f"<iothreads>{MAX_IOTHREADS}</iothreads>"
+    text = domain_xml(inner, vcpus=str(MAX_VCPUS), metadata=nova_xml(flavor=name))
+    text = text.replace("guest-1", name)
+    text += "<!---->" * (MAX_TAGS - text.count("<"))
+    text += " " * (MAX_TEXT - len(text))
+    found = parse(text)
+    assert found.flaws == ()
+    assert (found.name, found.nova and found.nova.flavor) == (name, name)
+    assert (len(found.vcpus), len(found.iothreads)) == (MAX_VCPUS, MAX_IOTHREADS)
+    for more in (text + " ", text.replace(" <", "<", 1).rstrip() + "<!---->"):
+        with pytest.raises(GuestFailed, match="more than"):
+            parse(more)
+
+
+def test_names_are_cut() -> None:
+    text = domain_xml(metadata=nova_xml(flavor="f" * 999)).replace("guest-1", "n" * 999)
+    found = parse(text)
+    assert (found.name, found.nova and found.nova.flavor) == ("n" * MAX_NAME, "f" * MAX_NAME)
+    assert [flaw.field for flaw in found.flaws] == ["name", "nova flavor name"]
+
+
+def test_of_many_flaws_the_first_are_told_and_the_others_counted() -> None:
+    pins = "<vcpupin vcpu='x' cpuset='1'/>" * (MAX_FLAWS + 7)
+    flaws = parse(domain_xml(f"<cputune>{pins}</cputune>")).flaws
+    assert [flaw.field for flaw in flaws] == [*["vcpupin@vcpu"] * MAX_FLAWS, "definition"]
+    assert flaws[-1].text == "7 flaws more"
+
+
+def test_of_extra_specs_only_those_are_kept_that_speak_of_emulator_threads() -> None:
+    spec = "<n:extraSpec name='hw:cpu_policy'>dedicated</n:extraSpec>"
+    text = nova_xml("isolate").replace("<n:extraSpecs>", f"<n:extraSpecs>{spec}")
+    assert parse(domain_xml(metadata=text)).nova == NovaMetadata("m1.nfv", ((KEY, "isolate"),))
+
+
+def test_what_pins_a_thread_that_is_not_there_is_not_even_read() -> None:
+    pins = "<vcpupin vcpu='2' cpuset='x'/><iothreadpin iothread='1' cpuset='y'/>"
+    assert parse(domain_xml(f"<cputune>{pins}</cputune>")).flaws == ()
 
 
 def test_a_megabyte_of_metadata_is_read_in_passing() -> None:

@@ -479,6 +479,16 @@ def test_documents_describe_guests_as_a_look_would() -> None:
     assert [name for name, _ in failures] == ["c.xml", "d.xml"]
 
 
+def test_of_two_documents_of_one_guest_the_first_counts_and_the_other_is_told() -> None:
+    stopped = guest_xml("a", emulatorpin="1")
+    running = stopped.replace("<domain", "<domain id='7'", 1)
+    guests, failures = from_documents({"a": stopped, "b": running}, GuestSettings(), NOTHING)
+    assert [guest.active for guest in guests] == [False]
+    ((name, why),) = failures
+    assert name == "b"
+    assert str(why) == f"a has the guest {guests[0].uuid} already: leave one of them out"
+
+
 def test_documents_take_the_originals_of_running_guests_from_the_memory() -> None:
     text = guest_xml("a", emulatorpin="1")
     ((guest,), _) = from_documents({"a.xml": text}, GuestSettings(), NOTHING)

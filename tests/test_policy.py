@@ -12,10 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.cpuset import EMPTY, CpuSet
-from agent.domainxml import Domain, NovaMetadata, OwnMetadata, parse
-from agent.policy import (
+from agent.domainxml import (
+    MAX_NAME,
     NOVA_KEY,
     NOVA_MISSPELT,
+    Domain,
+    NovaMetadata,
+    OwnMetadata,
+    parse,
+)
+from agent.policy import (
     GuestSettings,
     Policy,
     Rule,
@@ -366,3 +372,13 @@ def test_flaws_of_the_definition_are_told_with_the_rest() -> None:
     one = parse(domain_xml("<cputune><emulatorpin cpuset='x'/></cputune>"))
     verdict = resolve(NO_RULE, one, one.emulator, EMPTY)
     assert [flaw.field for flaw in verdict.flaws] == ["emulatorpin@cpuset"]
+
+
+@pytest.mark.parametrize(
+    "glob", ["*a" * 50 + "b", "*a?" * 50 + "b", "*[ab]*a" * 30 + "b", "*" * 500]
+)
+def test_no_name_makes_a_rule_think_for_long(glob: str) -> None:
+    """A search that goes back for each star would not end in this universe."""
+    name = "a" * MAX_NAME
+    found = parse(domain_xml(metadata=nova_xml(flavor=name)).replace("guest-1", name))
+    assert Rule(name=glob).matches(found) == Rule(flavor=glob).matches(found) == (glob[-1] == "*")
