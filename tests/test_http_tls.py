@@ -1,0 +1,123 @@
+"""TLS: handshakes, certificates, and what both cost."""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agent.http import CertificateRefused
+from agent.http.listener import tls
+from tests import web
+from tests.certificates import LOCKED
+from tests.web import (
+    ANSWERS,
+    BIG,
+    HEALTH,
+    LOOPBACK,
+    Clock,
+    ask,
+    client_of,
+    connect,
+    is_dropped,
+    is_open,
+    rest,
+    running,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agent.config import HttpSettings
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> HttpSettings:
+    return web.secure(tmp_path_factory.mktemp("tls"))
+
+
+def test_a_scrape_works_over_tls(secure: HttpSettings) -> None:
+    with running(secure) as server:
+        context = client_of(secure)
+        assert ask(server, context=context).body == b"ok\n"
+        assert ask(server, HEALTH * 2, context).body == b"ok\n"
+        with closing(connect(server, context)) as sock:
+            assert isinstance(sock, ssl.SSLSocket)
+            assert sock.version() in {"TLSv1.2", "TLSv1.3"}
+
+
+def test_a_large_answer_arrives_whole_over_tls(secure: HttpSettings) -> None:
+    with running(secure, replace(ANSWERS, page=lambda: BIG[: 4 << 20])) as server:
+        answer = ask(server, HEALTH.replace(b"healthz", b""), client_of(secure))
+        assert len(answer.body) == 4 << 20
+
+
+def test_nothing_older_than_tls_1_2_is_spoken(secure: HttpSettings) -> None:
+    context = tls(secure)
+    assert context is not None
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+    assert tls(LOOPBACK) is None
+
+
+def test_silent_and_broken_handshakes_delay_nobody(secure: HttpSettings) -> None:
+    clock = Clock()
+    with running(secure, clock=clock) as server, ExitStack() as bad:
+        silent, half, plain = (bad.enter_context(closing(connect(server))) for _ in range(3))
+        half.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        plain.sendall(HEALTH)
+        assert ask(server, context=client_of(secure)).status == 200
+        assert b"ok" not in rest(plain)
+        assert is_open(silent)
+        assert is_open(half)
+        clock.now = 5.0
+        assert ask(server, context=client_of(secure)).status == 200
+        assert is_dropped(silent)
+        assert is_dropped(half)
+
+
+def test_a_client_needs_a_certificate_where_one_is_demanded(secure: HttpSettings) -> None:
+    assert secure.tls_cert is not None
+    ca = secure.tls_cert.with_name("client.pem")
+    with running(replace(secure, client_ca=ca)) as server:
+        known, stranger, nobody = (client_of(secure) for _ in range(3))
+        known.load_cert_chain(ca)
+        stranger.load_cert_chain(secure.tls_cert)
+        for context in (stranger, nobody):
+            with pytest.raises(ssl.SSLError):
+                ask(server, context=context)
+        assert ask(server, context=known).status == 200
+
+
+@pytest.mark.parametrize(
+    ("cert", "key", "ca", "said"),
+    [
+        ("none.pem", None, None, "No such file"),
+        ("server.pem", "none.pem", None, "No such file"),
+        ("server.pem", "client.pem", None, "KEY_VALUES_MISMATCH"),
+        ("empty.pem", None, None, "http.tls_cert"),
+        ("locked.pem", None, None, "no passphrase"),
+        ("server.pem", None, "none.pem", "http.client_ca"),
+        ("server.pem", None, "empty.pem", "http.client_ca"),
+        (None, "server.pem", None, "http.tls_cert: not set"),
+        (None, None, "client.pem", "http.tls_cert: not set"),
+    ],
+)
+def test_an_unusable_certificate_is_refused_in_a_line(
+    secure: HttpSettings, cert: str | None, key: str | None, ca: str | None, said: str
+) -> None:
+    assert secure.tls_cert is not None
+    secure.tls_cert.with_name("empty.pem").write_text("")
+    secure.tls_cert.with_name("locked.pem").write_text(LOCKED)
+    home = secure.tls_cert.parent
+
+    def path(name: str | None) -> Path | None:
+        return home / name if name else None
+
+    refused = replace(secure, tls_cert=path(cert), tls_key=path(key), client_ca=path(ca))
+    with pytest.raises(CertificateRefused) as caught, running(refused):
+        pass
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
