@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-# Two self-signed certificates, 2020 to 2120, made for these tests: CN=server for 127.0.0.1, and
+# Self-signed certificates, made for these tests, 2020 to 2120: CN=server for 127.0.0.1, and
 # CN=client.
 SERVER: Final = """\
 -----BEGIN PRIVATE KEY-----
@@ -58,5 +58,23 @@ MD4wDwYDVR0RBAgwBocEfwAAATAMBgNVHRMEBTADAQH/MB0GA1UdDgQWBBRYpDpQ
 lyKNPr78X5gF9kt3IC/n/DAKBggqhkjOPQQDAgNIADBFAiB8ObZ0Fs0nqJ2U2esf
 n1+VKCovwAE+/HsxA1QXUjTJmgIhAM5lqzmMMyhaa+AYjKRqPmgGjqNuRWR7i6Vu
 O9jaE8Kk
+-----END CERTIFICATE-----
+"""
+
+# CN=expired, self-signed as well, 2020 only.
+EXPIRED: Final = """\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgb9mANuChNoVxIr3h
+lJ68vxAKr8DOZuxyRcHrXjHYATChRANCAAQRlipgdRDzK2//onbLC7/dvKVBh03b
+jHjnUgz3JvmWKQD6K3okCg9hhIupGqDv5ZOiZ1XdmLBCeRAu8y6t18Vg
+-----END PRIVATE KEY-----
+-----BEGIN CERTIFICATE-----
+MIIBRDCB66ADAgECAgEDMAoGCCqGSM49BAMCMBIxEDAOBgNVBAMMB2V4cGlyZWQw
+HhcNMjAwMTAxMDAwMDAwWhcNMjEwMTAxMDAwMDAwWjASMRAwDgYDVQQDDAdleHBp
+cmVkMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEEZYqYHUQ8ytv/6J2ywu/3byl
+QYdN24x451IM9yb5likA+it6JAoPYYSLqRqg7+WTomdV3ZiwQnkQLvMurdfFYKMy
+MDAwDwYDVR0TAQH/BAUwAwEB/zAdBgNVHQ4EFgQUaaaQYYeMx5nxN4vzBn7V09/q
+DW8wCgYIKoZIzj0EAwIDSAAwRQIhANMuVZazqpsRmyoHvvz/r9gvF3WCL3Y5oyhj
+Sk8uDd4pAiBK1PmOgCeAuOhXowDyA2kuSwEXDYzdR7mbG0kexjvGQw==
 -----END CERTIFICATE-----
 """

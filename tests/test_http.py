@@ -51,7 +51,24 @@ def test_each_path_has_its_answer(
     assert answer.headers["Content-Length"] == str(len(body))
 
 
-@pytest.mark.parametrize("target", ["/metrics/", "/metric", "/%6detrics", "//", "/api", "/.."])
+@pytest.mark.parametrize(
+    "target",
+    [
+        *(
+            "/metrics/",
+            "/metric",
+            "/Metrics",
+            "/api",
+            "/api/v1",
+            "/metrics;a",
+            "/metrics/../healthz",
+        ),
+        *("//", "//metrics", "/.", "/..", "/../../etc/passwd", "/./metrics", "/\\metrics"),
+        *("/%6detrics", "/%2e%2e/%2e%2e/etc/passwd", "/%2fmetrics", "/metrics%00", "/%", "/%zz"),
+        *("http://node/etc/passwd", "http://node//metrics", "http://node/../metrics"),
+        *("https://user:word@[::1]:1/metrics/", "/http://node/metrics"),
+    ],
+)
 def test_any_other_path_is_not_found(server: Server, target: str) -> None:
     answer = get(server, target)
     assert answer.status == 404
@@ -64,6 +81,9 @@ def test_head_is_get_without_the_body(server: Server) -> None:
         for headers in (full.headers, head.headers):
             headers.pop("Date")
         assert replace(full, body=b"") == head
+    broken = ask(server, b"HEAD /healthz HTTP/1.1\r\n\r\n")  # has no Host
+    assert (broken.status, broken.body) == (400, b"")
+    assert int(broken.headers["Content-Length"]) > 0
 
 
 @pytest.mark.parametrize(
@@ -89,6 +109,8 @@ def test_every_answer_is_safe_to_show_in_a_browser(server: Server) -> None:
         headers = get(server, target).headers
         assert "default-src 'none'" in headers["Content-Security-Policy"]
         assert "script" not in headers["Content-Security-Policy"]
+        assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+        assert headers["Referrer-Policy"] == "no-referrer"
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["Cache-Control"] == "no-store"
         assert headers["Connection"] == "close"

@@ -12,7 +12,7 @@ import pytest
 from agent.http import CertificateRefused
 from agent.http.listener import tls
 from tests import web
-from tests.certificates import LOCKED
+from tests.certificates import CLIENT, EXPIRED, LOCKED
 from tests.web import (
     ANSWERS,
     BIG,
@@ -78,17 +78,50 @@ def test_silent_and_broken_handshakes_delay_nobody(secure: HttpSettings) -> None
         assert is_dropped(half)
 
 
-def test_a_client_needs_a_certificate_where_one_is_demanded(secure: HttpSettings) -> None:
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_client_needs_a_certificate_where_one_is_demanded(
+    secure: HttpSettings, version: ssl.TLSVersion
+) -> None:
     assert secure.tls_cert is not None
-    ca = secure.tls_cert.with_name("client.pem")
-    with running(replace(secure, client_ca=ca)) as server:
-        known, stranger, nobody = (client_of(secure) for _ in range(3))
-        known.load_cert_chain(ca)
-        stranger.load_cert_chain(secure.tls_cert)
-        for context in (stranger, nobody):
-            with pytest.raises(ssl.SSLError):
-                ask(server, context=context)
-        assert ask(server, context=known).status == 200
+    home = secure.tls_cert.parent
+    (home / "expired.pem").write_text(EXPIRED)
+    (home / "ca.pem").write_text(CLIENT + EXPIRED)
+    with running(replace(secure, client_ca=home / "ca.pem")) as server:
+        for name, is_welcome in (
+            ("client.pem", True),
+            ("server.pem", False),  # of another CA
+            ("expired.pem", False),
+            (None, False),
+        ):
+            context = client_of(secure)
+            context.minimum_version = context.maximum_version = version
+            if name is not None:
+                context.load_cert_chain(home / name)
+            if is_welcome:
+                assert ask(server, context=context).status == 200
+            else:
+                with pytest.raises((ssl.SSLError, ConnectionResetError)):
+                    ask(server, context=context)
+
+
+def test_the_sessions_of_old_clients_are_not_kept_without_end(secure: HttpSettings) -> None:
+    context = client_of(secure)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_TICKET
+    with running(secure) as server:
+        kept = []
+        for _ in range(600):
+            assert ask(server, context=context).status == 200
+            assert server._tls is not None
+            kept.append(server._tls.session_stats()["number"])
+    assert max(kept) <= 256
+    assert kept[-1] < len(kept) - 256
+
+
+def test_a_client_cannot_have_the_handshake_made_again(secure: HttpSettings) -> None:
+    context = tls(secure)
+    assert context is not None
+    assert context.options & ssl.OP_NO_RENEGOTIATION
 
 
 @pytest.mark.parametrize(

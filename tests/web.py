@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
@@ -13,7 +14,7 @@ from agent.http import Answers, Limits, Server
 from tests.certificates import CLIENT, SERVER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 HEALTH: Final = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -36,11 +37,13 @@ ANSWERS: Final = Answers(
 
 @dataclass
 class Clock:
-    """Stands still until it is set."""
+    """Stands still until it is set, and counts who looks at it."""
 
     now: float = 0.0
+    reads: int = 0
 
     def __call__(self) -> float:
+        self.reads += 1
         return self.now
 
 
@@ -56,11 +59,10 @@ def running(
     settings: HttpSettings = LOOPBACK,
     answers: Answers = ANSWERS,
     limits: Limits | None = None,
-    clock: Clock | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
 ) -> Iterator[Server]:
-    server = (
-        Server(settings, answers, limits, clock) if clock else Server(settings, answers, limits)
-    )
+    server = Server(settings, answers, limits, clock, pause)
     server.start()
     try:
         yield server
@@ -118,7 +120,7 @@ def is_open(sock: socket.socket) -> bool:
     sock.settimeout(0)
     try:
         return bool(sock.recv(1))
-    except BlockingIOError:
+    except (BlockingIOError, ssl.SSLWantReadError):
         return True
     except ConnectionResetError:
         return False
