@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.guests import cpu_list, wait_until
+from tests.schemas import validated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -149,7 +150,7 @@ class Service:
         return self.get("/readyz")[0] == 200
 
     def status(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads(self.get("/api/v1/status")[1])
+        document: dict[str, Any] = validated("status", json.loads(self.get("/api/v1/status")[1]))
         return document
 
     def guest(self, uuid: str) -> dict[str, Any]:
