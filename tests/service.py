@@ -89,14 +89,17 @@ class Service:
         wait_until(self.ready, START_SECONDS, "the daemon to be ready")
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run another command of the program."""
-        return subprocess.run(
+        """Run another command of the program; what it prints as JSON is as its schema says."""
+        done = subprocess.run(
             [sys.executable, "-m", "agent", *arguments],
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
         )
+        if "--json" in arguments and not done.returncode:
+            validated(arguments[0], json.loads(done.stdout))
+        return done
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
