@@ -61,7 +61,7 @@ def validator(name: str) -> Draft202012Validator:
 
 def fault(name: str, document: object) -> str | None:
     """Return what is wrong with a document as it is when sent, and where; None if nothing is."""
-    sent = json.loads(json.dumps(document))
+    sent = json.loads(json.dumps(document, allow_nan=False))
     error = best_match(validator(name).iter_errors(sent))
     return None if error is None else f"{error.json_path}: {error.message[:500]}"
 

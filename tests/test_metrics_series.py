@@ -160,6 +160,26 @@ def test_the_metrics_are_those_of_the_design() -> None:
         assert kind in {PROMISED[name][0], ""}, name
 
 
+@pytest.mark.skipif(not DESIGN.exists(), reason="there is no DESIGN.md beside this")
+@pytest.mark.parametrize(
+    ("metric", "label", "between"),
+    [
+        ("cell_cpus", "state", ("`cell_cpus{cell,state}`, state the first that holds of ", " |")),
+        ("guests", "state", ("`guests{state}`, state one of ", " |")),
+        ("drift_total", "kind", ("repaired and counted by kind: `", "`.")),
+        ("billed_cpus", "kind", ("`billed_cpus{cell,kind}`, kind one of ", " |")),
+    ],
+)
+def test_the_words_of_a_label_are_those_of_the_design(
+    metric: str, label: str, between: tuple[str, str]
+) -> None:
+    start, end = between
+    listed = re.split(r"`?, `?", DESIGN.read_text().split(start)[1].split(end)[0])
+    shown = series(full().expose(TEXT)[1].decode())
+    found = {dict(labels)[label] for name, labels in shown if name == f"emupool_{metric}"}
+    assert found == set(listed)
+
+
 def test_openmetrics_ends_as_it_has_to(told: Told) -> None:
     told.node.start("a")
     told.cycle()

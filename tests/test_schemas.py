@@ -17,15 +17,21 @@ from jsonschema import Draft202012Validator
 from agent import accounting, report, topology
 from agent.accounting import BillingSettings
 from agent.config import Config, to_json
+from agent.config.settings import Fail, LogFormat, LogLevel, Reconnect
 from agent.cycle import Cause
 from agent.metrics import Metrics
+from agent.planner import State
+from agent.policy import Policy, Source
+from agent.pool import OnShortage, OnStop, Placement, PoolSource, Smt
 from agent.status import Standing, status
+from agent.transition import Kind, Reason
 from tests import documents
 from tests.node import Node, cpus
 from tests.schemas import ANSWERS, FOLDER, fault, schemas, validated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from enum import StrEnum
 
     from agent.cycle import CycleResult
 
@@ -349,6 +355,58 @@ def test_a_schema_has_the_properties_that_were_promised(name: str, start: str, e
     values = {value for one in subschemas(schema) for value in one.get("enum", ())}
     assert properties(schema) - promised == set()
     assert promised - properties(schema) - values == set()
+
+
+def enums(schema: Json) -> dict[str, list[Any]]:
+    """Return the words that a schema allows, by the name of the property."""
+    return {
+        name: inner["enum"]
+        for one in subschemas(schema)
+        for name, inner in (one.get("properties") or {}).items()
+        if "enum" in inner
+    }
+
+
+def test_a_schema_has_the_words_of_the_program() -> None:
+    plan = schemas()["plan.json"]["$defs"]
+    assert enums(plan["guest"]) == {
+        "policy": list(Policy),
+        "source": list(Source),
+        "placement": [Placement.SHARED, Placement.SINGLE, None],
+        "state": [*State, None],
+    }
+    assert enums(plan["steps"]) == {"kind": list(Kind), "reason": list(Reason)}
+    told = deepcopy(schemas()["status.json"])
+    config = enums(told["$defs"].pop("config"))
+    assert enums(told) == {"event": list(Cause)}
+    assert config == {
+        "reconnect": list(Reconnect),
+        "source": list(PoolSource),
+        "placement": list(Placement),
+        "smt": list(Smt),
+        "on_shortage": list(OnShortage),
+        "on_stop": list(OnStop),
+        "default_policy": list(Policy),
+        "policy": list(Policy),
+        "fail": list(Fail),
+        "level": list(LogLevel),
+        "format": list(LogFormat),
+    }
+
+
+@needs_design
+@pytest.mark.parametrize(
+    ("words", "before"),
+    [
+        (Source, '"source" is one of '),
+        (State, '"state" the first that holds of '),
+        (Reason, "steps are taken: "),
+    ],
+)
+def test_the_words_are_those_that_were_promised(words: type[StrEnum], before: str) -> None:
+    text = " ".join(design("6. Command line").split())
+    listed = re.split(r"; | \(", text.split(before)[1])[0]
+    assert listed.split(", ") == list(words)
 
 
 @needs_design
