@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import socket
 import ssl
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from agent import logs
 from agent.http import CertificateRefused
 from agent.http.listener import tls
 from tests import web
 from tests.certificates import CLIENT, EXPIRED, LOCKED
+from tests.test_http_requests import EDITS, edited
 from tests.web import (
     ANSWERS,
     BIG,
@@ -29,9 +35,11 @@ from tests.web import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from agent.config import HttpSettings
+    from agent.http import Server
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +112,8 @@ def test_a_client_needs_a_certificate_where_one_is_demanded(
                     ask(server, context=context)
 
 
-def test_the_sessions_of_old_clients_are_not_kept_without_end(secure: HttpSettings) -> None:
+def test_the_sessions_of_old_clients_are_not_kept_without_end(tmp_path: Path) -> None:
+    secure = web.secure(tmp_path)
     context = client_of(secure)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_TICKET
@@ -114,8 +123,46 @@ def test_the_sessions_of_old_clients_are_not_kept_without_end(secure: HttpSettin
             assert ask(server, context=context).status == 200
             assert server._tls is not None
             kept.append(server._tls.session_stats()["number"])
-    assert max(kept) <= 256
-    assert kept[-1] < len(kept) - 256
+        assert max(kept) <= 256
+        assert kept[-1] < len(kept) - 256
+        (tmp_path / "server.pem").unlink()  # what was read at the start goes on
+        assert {ask(server, context=context).status for _ in range(300)} == {200}
+
+
+@pytest.fixture(scope="module")
+def server(secure: HttpSettings) -> Iterator[Server]:
+    with running(secure) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def context(secure: HttpSettings) -> ssl.SSLContext:
+    return client_of(secure)
+
+
+def greeting() -> bytes:
+    """Return what a client says first."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        client.wrap_bio(incoming, outgoing, server_hostname="a").do_handshake()
+    return outgoing.read()
+
+
+@settings(max_examples=200)
+@given(sent=st.binary(max_size=50) | st.builds(edited, st.builds(greeting), st.lists(EDITS)))
+def test_any_bytes_to_a_port_of_tls_are_no_news(
+    server: Server, context: ssl.SSLContext, sent: bytes
+) -> None:
+    log = io.StringIO()
+    logs.configure("debug", "json", log)
+    with closing(connect(server)) as sock:
+        with suppress(OSError):  # it may be gone by now
+            sock.sendall(sent)
+            sock.shutdown(socket.SHUT_WR)
+        assert b"HTTP" not in rest(sock)
+    assert ask(server, context=context).status == 200
+    assert log.getvalue() == ""
 
 
 def test_a_client_cannot_have_the_handshake_made_again(secure: HttpSettings) -> None:
