@@ -81,7 +81,7 @@ def test_a_client_has_to_take_its_answer_in_time() -> None:
         assert stalled.recv(10).startswith(b"HTTP/1.1")
         clock.now = 9.9
         assert ask(server).status == 200
-        assert [c for c in server._connections if c.held]
+        assert [c for c in list(server._connections) if c.held]
         clock.now = 10.0
         assert ask(server).status == 200
         assert len(rest(stalled)) < len(BIG)
@@ -234,7 +234,7 @@ def test_scrapes_go_on_among_a_thousand_idle_and_fifty_slow_clients(
             assert ask(server, SCRAPE, context).status == 200
         assert threading.active_count() == threads + 1
         assert len(server._connections) <= connections
-        assert [c for c in server._connections if c.held]
+        assert [c for c in list(server._connections) if c.held]
         assert all(map(is_open, senders))
         if connections > len(idle):
             assert all(map(is_open, idle))
