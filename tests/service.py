@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.guests import cpu_list, wait_until
+from tests.schemas import validated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -98,14 +99,17 @@ class Service:
         wait_until(self.ready, START_SECONDS, "the daemon to be ready")
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run another command of the program."""
-        return subprocess.run(
+        """Run another command of the program; what it prints as JSON is as its schema says."""
+        done = subprocess.run(
             [sys.executable, "-m", "agent", *arguments],
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
         )
+        if "--json" in arguments and not done.returncode:
+            validated(arguments[0], json.loads(done.stdout))
+        return done
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -159,7 +163,7 @@ class Service:
         return self.get("/readyz")[0] == 200
 
     def status(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads(self.get("/api/v1/status")[1])
+        document: dict[str, Any] = validated("status", json.loads(self.get("/api/v1/status")[1]))
         return document
 
     def guest(self, uuid: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.exposition import assert_lint_free
 from tests.runner import processes
 from tests.service import Service, wait
 
@@ -391,6 +392,7 @@ def test_status_draws_the_running_daemons_pools(
     assert guest.name in shown.stdout
     document = json.loads(service.run("status", "--json", "--url", service.url).stdout)
     assert document["libvirt"]["connected"] is True
+    assert_lint_free(service.get("/metrics")[1])
 
 
 def test_the_daemon_starts_no_process_and_leaves_only_its_state_and_lock(

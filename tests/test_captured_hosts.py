@@ -21,6 +21,7 @@ from agent import topology
 from agent.cpuset import CpuSet
 from agent.sysfs import Sysfs
 from tests.hosts import MEMORY
+from tests.schemas import validated
 from tests.test_topology import assert_invariants
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def examine(sysfs: Sysfs) -> Discovery:
     found = sysfs.discover()
     assert sysfs.online() == found.host.online
     assert_invariants(found.host)
-    json.dumps(topology.to_json(found.host))
+    validated("topology", topology.to_json(found.host))
     return found
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests import hosts
 from tests.guests import guest_xml
+from tests.schemas import validated
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,13 +20,16 @@ UUID = "00000000-0000-4000-8000-00000000000"
 
 
 def emupool(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "agent", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+    if "--json" in arguments and not done.returncode:
+        validated(str(arguments[0]), json.loads(done.stdout))
+    return done
 
 
 @pytest.fixture

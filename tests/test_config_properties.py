@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from agent.config import changes, effective, keys, load, parse, to_json
 from agent.cpuset import CellId, CpuSet
 from agent.errors import ConfigError
+from agent.status import Standing, status
+from tests.schemas import validated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -115,6 +117,7 @@ def test_what_is_told_of_a_configuration_gives_it_again(document: dict[str, Any]
     except ConfigError:
         return  # keys that are good alone, and clash
     assert parse(document_of(rewritten(to_json(config))), "x") == config
+    validated("status", status(Standing("test:///x", config=to_json(config)), {}))
     assert changes(config, config) == ()
     for key in document.get("pool", {}).keys() & {"min_cpus", "smt", "cpus", "shrink_delay"}:
         assert to_json(config)["pool"][key] == document["pool"][key]

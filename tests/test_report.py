@@ -7,17 +7,20 @@ import json
 import pytest
 from hypothesis import given
 
-from agent import report
+from agent import accounting, report
+from agent.accounting import BillingSettings
 from agent.cpuset import CpuSet
 from agent.domainxml import Flaw
 from tests.anyworld import worlds
 from tests.builders import EIGHT, flawed, guest, pool_settings
+from tests.schemas import validated
 from tests.worlds import World
 
 
 def document(world: World) -> report.Json:
     decided = world.plan()
-    return report.plan(decided, world.steps(decided))
+    made: report.Json = validated("plan", report.plan(decided, world.steps(decided)))
+    return made
 
 
 def test_a_plan() -> None:
@@ -112,6 +115,9 @@ def test_whatever_is_planned_can_be_told(world: World) -> None:
     assert json.loads(json.dumps(told)) == told
     assert len(told["guests"]) == len(world.guests)
     assert len(told["cells"]) == len(world.host.cells)
+    decided = world.plan()
+    bills = accounting.account(world.host, BillingSettings(), decided, world.guests)
+    validated("account", report.account(bills, decided))
 
 
 @pytest.mark.parametrize(

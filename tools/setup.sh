@@ -2,7 +2,7 @@
 # Makes .venv with the project in it, after installing what Debian has to supply.
 #
 #   tools/setup.sh runtime    what `make demo` needs
-#   tools/setup.sh dev        that, the linters, and the libvirt daemon and QEMU of the tests
+#   tools/setup.sh dev        that, the linters, and the libvirt daemon, QEMU and promtool of the tests
 #
 # What is needed is asked for by what it does (a header, a command), not by package name, so that
 # any machine that has it will do; packages are named only to install them. A run that finds
@@ -33,6 +33,8 @@ has_qemu_driver() {
     compgen -G '/usr/lib*/libvirt/connection-driver/libvirt_driver_qemu.so' >/dev/null ||
         compgen -G '/usr/lib*/*/libvirt/connection-driver/libvirt_driver_qemu.so' >/dev/null
 }
+
+has_promtool() { has promtool || [ -x "$venv/bin/promtool" ]; }
 
 # The packages whose job nothing on this machine does, in a line.
 missing() {
@@ -79,7 +81,10 @@ is_done() {
     want=$(fingerprint)
     case $level in
     runtime) stamped runtime || stamped dev ;;
-    dev) stamped dev && has libvirtd && has virsh && has qemu-system-x86_64 && has_qemu_driver ;;
+    dev)
+        stamped dev && has libvirtd && has virsh && has qemu-system-x86_64 && has_qemu_driver &&
+            has_promtool
+        ;;
     esac
 }
 
@@ -109,6 +114,26 @@ install_packages() {
     [ -z "$need" ] || die "still missing after the installation: what ${need% } hold"
 }
 
+download() { apt-get -qq -o APT::Sandbox::User=root download prometheus; }
+
+# Takes the one program of its package that the tests run. Installed, the package would start a
+# monitoring server wherever an init runs, and bring eleven more for that server's pages.
+take_promtool() {
+    local place=$venv/.promtool
+    ! has_promtool || return 0
+    has apt-get || die "not Debian: put Prometheus' promtool in PATH, then repeat"
+    echo "setup: taking promtool out of the package prometheus"
+    rm -rf "$place"
+    mkdir "$place"
+    (
+        cd "$place" || exit
+        download 2>/dev/null || { apt-get -qq -o DPkg::Lock::Timeout=300 update && download; } &&
+            dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool
+    ) || die "apt-get could not download prometheus: see its message above"
+    mv "$place/usr/bin/promtool" "$venv/bin/"
+    rm -rf "$place"
+}
+
 install_project() {
     local made extra=
     check_python
@@ -135,3 +160,4 @@ if has flock; then # one at a time: somebody else may be at it in another termin
 fi
 install_packages
 install_project
+[ "$level" = runtime ] || take_promtool

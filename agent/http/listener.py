@@ -12,6 +12,9 @@ from agent.errors import EmupoolError
 if TYPE_CHECKING:
     from agent.config import HttpSettings
 
+_BACKLOG: Final = 1024
+"""Clients that may come at once. One beyond asks again after a second, and then after two more."""
+
 _REMEDIES: Final = {
     errno.EADDRINUSE: "stop what listens there (ss -ltnp), or set another port",
     errno.EADDRNOTAVAIL: "set an address that this host has",
@@ -37,7 +40,7 @@ def listen(host: str, port: int, *, shown: str) -> socket.socket:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(where)
-            listener.listen()
+            listener.listen(_BACKLOG)
             listener.settimeout(0)
         except OSError:
             listener.close()

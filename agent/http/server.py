@@ -16,7 +16,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from agent import logs
-from agent.http.listener import listen, tls
+from agent.http.listener import CertificateRefused, listen, tls
 from agent.http.message import (
     HEAD_BYTES,
     HTML,
@@ -50,6 +50,9 @@ _PRINTABLE: Final = re.compile(rb"[!-~]|\Z")
 """How a request may begin; TLS begins with 0x16."""
 _END: Final = re.compile(rb"\r?\n\r?\n")
 
+_SESSIONS: Final = 256
+"""TLS sessions that are kept for clients who may come again."""
+
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -71,26 +74,26 @@ class Limits:
     request: float = 5.0  # from the connection to the end of its request, TLS included
     response: float = 10.0  # until the client has taken the answer
     linger: float = 1.0  # for what the client still sends
-    unsent: int = 8 << 20  # bytes of answers that wait for their clients
+    held: int = 8 << 20  # bytes of answers that their clients have not taken whole
 
 
 class _Connection:
     """One client, and what it is waited for."""
 
-    __slots__ = ("deadline", "mask", "number", "sock", "steps", "unsent")
+    __slots__ = ("deadline", "held", "mask", "number", "sock", "steps")
 
     def __init__(self, sock: socket.socket, number: int, deadline: float) -> None:
         self.sock = sock
         self.number = number  # in the order of arrival
         self.deadline = deadline
         self.mask = 0  # what the selector watches for; 0: not registered
-        self.unsent = 0  # bytes of the answer that the client has not taken
+        self.held = 0  # bytes of the answer, until the client has taken the last of them
         self.steps: Generator[int, None, None] | None = None
 
     @property
     def precedence(self) -> tuple[bool, int]:
         """Sort key of who has to go: those with no answer under way first, then the oldest."""
-        return self.unsent > 0, self.number
+        return self.held > 0, self.number
 
 
 class Server:
@@ -102,12 +105,14 @@ class Server:
         answers: Answers,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Open nothing yet; `clock` is in seconds."""
+        """Open nothing yet; `clock` is in seconds, `pause` waits so many."""
         self._settings = settings
         self._answers = answers
         self._limits = limits or Limits()
         self._clock = clock
+        self._pause = pause
         self._log = logs.get("http")
         self._failing: set[str] = set()
         self._tls: ssl.SSLContext | None = None
@@ -179,7 +184,7 @@ class Server:
             sock, _peer = listener.accept()
         except OSError as error:
             if error.errno in _EXHAUSTED and not self._drop_one():
-                time.sleep(0.05)  # others have all files, and the listener stays ready
+                self._pause(0.05)  # others have all files, and the listener stays ready
             return
         if len(self._connections) >= self._limits.connections:
             self._drop_one()
@@ -222,7 +227,7 @@ class Server:
             self._selector.unregister(connection.sock)
             connection.mask = 0
         connection.steps = None
-        connection.unsent = 0
+        connection.held = 0
         connection.sock.close()
 
     def _close_all(self) -> None:
@@ -233,10 +238,11 @@ class Server:
 
     def _talk(self, connection: _Connection) -> Generator[int, None, None]:
         connection.sock.settimeout(0)
-        if self._tls is not None:
+        context = self._context()
+        if context is not None:
             # Wrapping moves the descriptor to the new socket; where that fails because the client
             # is gone, CPython closes it on collecting the half-made socket, which is at once.
-            wrapped = self._tls.wrap_socket(
+            wrapped = context.wrap_socket(
                 connection.sock, server_side=True, do_handshake_on_connect=False
             )
             connection.sock = wrapped
@@ -245,31 +251,44 @@ class Server:
         connection.deadline = self._clock() + self._limits.linger
         yield from _drain(connection.sock)
 
+    def _context(self) -> ssl.SSLContext | None:
+        """Return what the next client is wrapped with.
+
+        OpenSSL keeps the session of each client of TLS 1.2 that takes no ticket, up to 20,480 at
+        6 KiB, and Python has no switch for that: so a context that keeps many is made anew. Where
+        the files are no longer fit for that, the old one stays.
+        """
+        if self._tls is not None and self._tls.session_stats()["number"] >= _SESSIONS:
+            with suppress(CertificateRefused):
+                self._tls = tls(self._settings)
+        return self._tls
+
     def _reply(self, connection: _Connection) -> Generator[int, None, bytes]:
+        head = b""
         try:
-            request = parse((yield from _head(connection)))
+            head = yield from _head(connection)
+            response = self._answer(parse(head))
         except Refusal as refusal:
-            return encode(refused(refusal), time.time(), with_body=True)
-        with_body = request.method != "HEAD"
-        return encode(self._answer(request), time.time(), with_body=with_body)
+            response = refused(refusal)
+        return encode(response, time.time(), with_body=not head.startswith(b"HEAD "))
 
     def _send(self, connection: _Connection, data: bytes) -> Generator[int, None, None]:
         connection.deadline = self._clock() + self._limits.response
-        connection.unsent = len(data)
-        self._limit_unsent(connection)
-        view = memoryview(data)
-        while connection.unsent:
-            rest = view[-connection.unsent :]
-            connection.unsent -= yield from _until(partial(connection.sock.send, rest), _WRITE)
+        connection.held = len(data)
+        self._limit_held(connection)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[(yield from _until(partial(connection.sock.send, rest), _WRITE)) :]
+        connection.held = 0
 
-    def _limit_unsent(self, newest: _Connection) -> None:
-        answering = sorted((c for c in self._connections if c.unsent), key=lambda c: c.number)
-        excess = sum(c.unsent for c in answering) - self._limits.unsent
+    def _limit_held(self, newest: _Connection) -> None:
+        answering = sorted((c for c in self._connections if c.held), key=lambda c: c.number)
+        excess = sum(c.held for c in answering) - self._limits.held
         for connection in answering:
             if excess <= 0:
                 return
             if connection is not newest:
-                excess -= connection.unsent
+                excess -= connection.held
                 self._close(connection)
 
     # answers
@@ -332,12 +351,16 @@ def _until(call: Callable[[], _T], wanted: int) -> Generator[int, None, _T]:
 def _head(connection: _Connection) -> Generator[int, None, bytes]:
     """Return request line and headers; Refusal if they are too long or no text."""
     got = bytearray()
+    read = 0
     while True:
         chunk = yield from _until(lambda: connection.sock.recv(4096), _READ)
         if not chunk:
             raise ConnectionResetError(errno.ECONNRESET, "closed before the request was complete")
         searched = max(0, len(got) - 3)  # where the end may have begun
-        got += chunk if got else chunk.lstrip(b"\r\n")  # RFC 9112 2.2: empty lines may precede
+        read += len(chunk)
+        if not got and read <= HEAD_BYTES:
+            chunk = chunk.lstrip(b"\r\n")  # RFC 9112 2.2: empty lines may precede; not for ever
+        got += chunk
         if not _PRINTABLE.match(got):
             raise Refusal(400, "this is not HTTP")
         end = _END.search(got, searched)
