@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agent.cpuset import EMPTY, CpuSet, union
 from agent.errors import GuestGone
@@ -34,6 +34,10 @@ class Cause(StrEnum):
     RECONNECT = "reconnect"
     DEADLINE = "deadline"
     CPU = "cpu"
+
+
+PARTIAL: Final = frozenset({Cause.EVENT, Cause.DEADLINE, Cause.RELOAD})
+"""Cycles that read only what was named: a reload acts at once, and a full one follows it."""
 
 
 @dataclass(frozen=True, slots=True)

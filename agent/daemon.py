@@ -22,7 +22,7 @@ from agent.checkpoint import Checkpoint, StateError
 from agent.connector import Connector, daemon_runs
 from agent.cycle import Cause
 from agent.errors import EmupoolError, HypervisorAway
-from agent.events import Inbox, Named, PinReturned, Reload, Stop, Timer, watch_cpus
+from agent.events import CpusUnwatched, Inbox, Named, PinReturned, Reload, Stop, Timer, watch_cpus
 from agent.lookout import Doubt, Lookout
 from agent.metrics import Metrics
 from agent.observer import Observer
@@ -141,7 +141,7 @@ class Daemon:
         signal.signal(signal.SIGHUP, lambda *_: self._inbox.put(Reload()))
         unwatched = watch_cpus(self._inbox.put)
         if unwatched is not None:
-            self._log.warning("cpus.unwatched", why=unwatched)
+            self._inbox.put(CpusUnwatched(unwatched))
         self._connector.start()
         self._lookout.start()
         self._log.info("daemon.started", uri=self._config.libvirt.uri)
@@ -153,7 +153,7 @@ class Daemon:
 
     def _patience(self) -> float:
         """Return the seconds until time alone calls for something."""
-        waits = [self._timer.remaining()]
+        waits = [self._timer.remaining(), self._notify.until_due()]
         if self._link is not None and self._rebalancer.deadline is not None:
             waits.append(self._rebalancer.deadline - time.monotonic())
         if self._link is not None and self._doubt.due is not None:
@@ -168,6 +168,8 @@ class Daemon:
             self.metrics.event_seen(topic, times)
         if wake.stop:
             return True
+        if wake.unwatched is not None:
+            self._log.warning("cpus.unwatched", why=wake.unwatched.why)
         if wake.failed is not None:
             self._gone(wake.failed.why)
         if wake.lost is not None and self._link is not None:
@@ -178,6 +180,7 @@ class Daemon:
         self._cycles(wake)
         self._count(wake)
         self._tell_ready()
+        self._notify.watchdog()
         return False
 
     def _cycles(self, wake: Wake) -> None:
@@ -187,7 +190,6 @@ class Daemon:
         if self._link is None:
             if self._timer.remaining() <= 0:
                 self._timer.done()
-                self._notify.watchdog()
             return
         named = Named(set(wake.starting), early=wake.starting)
         for uuid, events in wake.guests.items():
@@ -242,12 +244,8 @@ class Daemon:
             result = self._rebalancer.cycle(link, cause, named)
         except HypervisorAway as error:
             self._lost(str(error))
-        except EmupoolError as error:
-            self.metrics.cycle_done(cause, 0.0, None)
-            self._log.error("cycle.failed", cause=str(cause), error=str(error))
-        except Exception:  # noqa: BLE001 - one cycle's surprise must not end the daemon
-            self.metrics.cycle_done(cause, 0.0, None)
-            self._log.exception("cycle.failed", cause=str(cause))
+        except Exception as error:  # noqa: BLE001 - one cycle's surprise must not end the daemon
+            self._teller.failed(cause, error)
         else:
             self._tell(result)
         self._lookout.known = self._observer.running()
@@ -259,7 +257,6 @@ class Daemon:
         else:
             self._timer.done()
             self._doubt.settle()
-        self._notify.watchdog()
 
     def _tell(self, result: CycleResult) -> None:
         self._standing = replace(self._standing, result=result, at=time.time())

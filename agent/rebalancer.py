@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from agent import pinner, planner, transition
 from agent.checkpoint import StateError
 from agent.cpuset import CpuSet
-from agent.cycle import Cause, CycleResult, misfits, remember, undone
+from agent.cycle import PARTIAL, Cause, CycleResult, misfits, remember, undone
 from agent.errors import GuestBusy, GuestGone
 from agent.events import Named
 from agent.policy import GuestSettings
@@ -43,10 +43,6 @@ PATIENCE_AT_END: Final = 5.0
 """Seconds that a clean stop or a release waits for calls under way."""
 _GAP: Final = 1.0
 """Seconds by which a busy guest lets another one go first."""
-
-
-_PARTIAL: Final = frozenset({Cause.EVENT, Cause.DEADLINE, Cause.RELOAD})
-"""Cycles that read only what was named: a reload acts at once, and a full one follows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +131,7 @@ class Rebalancer:
             self._retries.pop(uuid, None)
         due = self._take_turns(started)
         named.guests |= due | {outcome.step.uuid for outcome in late}
-        looked = named if cause in _PARTIAL else None
+        looked = named if cause in PARTIAL else None
         snapshot = self._observer.look(
             link, self.settings.guests, self._memory, looked, self._held(started)
         )
@@ -278,7 +274,7 @@ class Rebalancer:
         if any(s.uuid in snapshot.untold and not self._had_pinned(before, s.uuid) for s in steps):
             self._save(self._clock())  # the original would die with us
         now = self._clock()
-        ready = [s for s in steps if cause not in _PARTIAL or not self._backs_off(s.uuid, now)]
+        ready = [s for s in steps if cause not in PARTIAL or not self._backs_off(s.uuid, now)]
         applied = self._pins.apply(pinner.jobs(ready, self._observer.place))
         now = self._clock()
         self._absorb(applied.outcomes, now)
