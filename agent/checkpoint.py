@@ -97,6 +97,7 @@ class Lock:
             self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._descriptor = os.open(self.path, flags, 0o644)
+            _leave_to_owner(self._descriptor, self.path.parent)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = self._holder()
@@ -191,12 +192,21 @@ def _replace(path: Path, text: str) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         with os.fdopen(os.open(temporary, flags, 0o640), "w") as file:
+            _leave_to_owner(file.fileno(), path.parent)
             file.write(text)
         temporary.replace(path)
     except OSError:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+def _leave_to_owner(descriptor: int, directory: Path) -> None:
+    """Give a file that root makes (`release`) to who owns the directory: the daemon's own user."""
+    if os.geteuid() == 0:
+        owner = directory.stat()
+        with suppress(OSError):  # a root without CAP_CHOWN needs no such favour
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def _encode(memory: Memory) -> dict[str, Any]:

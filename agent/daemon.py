@@ -101,6 +101,7 @@ class Daemon:
             settings_of(config), self._observer, self._pinner, checkpoint, self._recall(checkpoint)
         )
         self._connector = Connector(parts.hypervisor, self._inbox.put, self._may_connect)
+        self._nursery = parts.nursery
         self._lookout = Lookout(parts.hypervisor.roster, self._inbox.put, parts.nursery)
         self._doubt = Doubt()
         self._notify = sdnotify.connect(os.environ)
@@ -142,6 +143,8 @@ class Daemon:
         unwatched = watch_cpus(self._inbox.put)
         if unwatched is not None:
             self._inbox.put(CpusUnwatched(unwatched))
+        if self._nursery is None:
+            self._log.warning("starts.unwatched")
         self._connector.start()
         self._lookout.start()
         self._log.info("daemon.started", uri=self._config.libvirt.uri)

@@ -53,6 +53,7 @@ class Service:
             "pool": {"emulator_overcommit_ratio": 2, "shrink_delay": 1},
         }
         self.configure(**tables)
+        self.prefix: tuple[str, ...] = ()  # a command that becomes the one that follows it
         self._process: subprocess.Popen[bytes] | None = None
         self._log_from = 0
 
@@ -74,8 +75,9 @@ class Service:
         """Start the daemon and wait for nothing."""
         self._log_from = len(self.events())
         with self.log.open("ab") as log:
+            command = [sys.executable, "-m", "agent", "run", "--config", str(self.config)]
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "agent", "run", "--config", str(self.config), *arguments],
+                [*self.prefix, *command, *arguments],
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )
