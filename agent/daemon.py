@@ -107,7 +107,8 @@ class Daemon:
         self._notify = sdnotify.connect(os.environ)
         self._timer = Timer(config.reconcile.interval)
         self._link: Link | None = None
-        self._away = False
+        self._away = False  # as far as the log has told
+        self._new = False  # the connection has not answered yet
         self._cycled = False
         self._started = time.monotonic()
         self._told_ready = False
@@ -251,6 +252,7 @@ class Daemon:
             self._teller.failed(cause, error)
         else:
             self._tell(result)
+        self._answers()
         self._lookout.known = self._observer.running()
         self._lookout.watch(self._threads.partitions())  # they come and go with the guests
         if cause in {Cause.EVENT, Cause.DEADLINE}:
@@ -313,7 +315,7 @@ class Daemon:
         if self._cycled:
             self.metrics.libvirt_reconnected()
         self._stand(connected=True)
-        self._log.info("libvirt.connected", uri=self._config.libvirt.uri)
+        self._new = True
 
     def _lost(self, why: str) -> None:
         """Let the connection go and ask for another; guests keep their pins."""
@@ -326,10 +328,16 @@ class Daemon:
     def _gone(self, why: str) -> None:
         if not self._away:
             self._log.warning("libvirt.away", uri=self._config.libvirt.uri, why=why)
+        self._away = True
         self._stand(connected=False)
 
+    def _answers(self) -> None:
+        """Tell of a new connection: not before it answered, since it may be lost at once."""
+        if self._new and self._link is not None:
+            self._log.info("libvirt.connected", uri=self._config.libvirt.uri)
+            self._new = self._away = False
+
     def _stand(self, *, connected: bool) -> None:
-        self._away = not connected
         self.metrics.libvirt_up(connected)
         self._standing = replace(self._standing, connected=connected)
 

@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -56,6 +57,7 @@ class Documented:
     text: str
 
 
+@cache
 def documented() -> dict[str, Documented]:
     """Return what the document says, by event."""
     text = DOCUMENT.read_text()
@@ -75,6 +77,23 @@ def fields(text: str) -> dict[str, str]:
     rows = table[1].splitlines() if table else []
     cells = ([cell.strip() for cell in row.strip("|").split(" | ")] for row in rows)
     return {name.strip("` "): kind for name, kind, unit, meaning in cells if unit and meaning}
+
+
+def read(line: str) -> dict[str, Any]:
+    """Return the event of one line; one that is not as the document has it fails the test."""
+    event: dict[str, Any] = json.loads(line)
+    about = documented()[event["event"]]
+    assert event["level"] in about.levels
+    assert event["logger"] == about.logger
+    for name, value in event.items():
+        kind = {**_common(), **about.fields}[name]
+        assert TYPES[kind](value), (event["event"], name, value)
+    return event
+
+
+@cache
+def _common() -> dict[str, str]:
+    return fields(DOCUMENT.read_text())
 
 
 class Logbook:
@@ -97,16 +116,7 @@ class Logbook:
 
     def events(self) -> Iterator[dict[str, Any]]:
         """Yield all events; one that is not as the document has it fails the test."""
-        known = documented()
-        common = fields(DOCUMENT.read_text())
-        for line in self.text.splitlines():
-            event: dict[str, Any] = json.loads(line)
-            about = known[event["event"]]
-            assert event["level"] in about.levels
-            assert event["logger"] == about.logger
-            for name, value in event.items():
-                assert TYPES[{**common, **about.fields}[name]](value), (event["event"], name, value)
-            yield event
+        return map(read, self.text.splitlines())
 
     def told(self, *names: str, least: str = "debug") -> list[dict[str, Any]]:
         """Return the events of these names, of all if none are given, from a level on."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests import logbook
 from tests.guests import cpu_list, wait_until
 
 if TYPE_CHECKING:
@@ -123,10 +124,10 @@ class Service:
     # what it says
 
     def events(self) -> list[dict[str, Any]]:
-        """Return all events logged so far; a line that is no JSON fails the test."""
+        """Return all events logged so far; one that is not as documented fails the test."""
         if not self.log.exists():
             return []
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [logbook.read(line) for line in self.log.read_text().splitlines()]
 
     def saw(self, event: str) -> dict[str, Any] | None:
         """Return the last such event since the last start."""

@@ -75,11 +75,35 @@ def test_libvirt_away_is_told_once_and_so_is_its_return(daemon: Daemon, book: Lo
 
 
 def test_a_cycle_that_finds_libvirt_away_is_told_as_that(daemon: Daemon, book: Logbook) -> None:
-    wake = linked(daemon)
+    daemon._turn(linked(daemon))
+    book.clear()
     cast("Fake", daemon._connector._hypervisor).fail("uuids", HypervisorAway("gone"))
-    daemon._turn(wake)
-    assert [e["event"] for e in book.told()] == ["libvirt.connected", "libvirt.away"]
+    daemon._turn(Wake(cpus=True))
+    assert [(e["event"], e["why"]) for e in book.told()] == [("libvirt.away", "gone")]
     assert daemon.ready() == (False, "libvirt is away")
+
+
+def test_a_libvirt_that_takes_connections_and_loses_them_is_away_all_the_time(
+    daemon: Daemon, book: Logbook
+) -> None:
+    hypervisor = cast("Fake", daemon._connector._hypervisor)
+    for _ in range(5):
+        hypervisor.fail("uuids", HypervisorAway("gone"))
+        daemon._turn(linked(daemon))
+    assert [e["event"] for e in book.told()] == ["libvirt.away"]
+    daemon._turn(linked(daemon))
+    assert [e["event"] for e in book.told(least="info")][1:2] == ["libvirt.connected"]
+
+
+def test_a_libvirt_that_denies_what_it_is_asked_is_not_away(daemon: Daemon, book: Logbook) -> None:
+    daemon._turn(Wake(failed=LinkFailed("refused")))
+    cast("Fake", daemon._connector._hypervisor).fail("uuids", NotPermitted("no"))
+    daemon._turn(linked(daemon))
+    assert [e["event"] for e in book.told()] == [
+        "libvirt.away",
+        "cycle.failed",
+        "libvirt.connected",
+    ]
 
 
 def test_cpus_that_nobody_watches_any_more_are_told_and_looked_at(
