@@ -152,6 +152,7 @@ ROWS: Final = {
     "a guest has nowhere to go": Row("collision", "nowhere to go", colliding),
     "a guest cannot be read": Row("guest", ": odd", failing("xml", GuestFailed("odd"))),
     "a guest's threads cannot be read": Row("guest", "a: no", failing("read", NotPermitted("no"))),
+    "a guest cannot be found": Row("guest", "a: no", failing("locate", NotPermitted("no"))),
     "a pin fails": Row("guest", "a: odd", failing("pin_emulator", GuestFailed("odd"))),
     "a guest stays busy": Row("guest", "a: cannot acquire state change lock", busy),
     "threads are stuck": Row("stuck", "of a", stuck),
