@@ -81,6 +81,7 @@ def run(config_path: Path | None, *, dry_run: bool) -> None:
 
         config = checked(_load(config_path))
         logs.configure(config.log.level, config.log.format, sys.stderr)
+        logs.catch_uncaught()
         with Lock(config.state.path):
             loop = hypervisor.EventLoop()
             parts = daemon.Parts(

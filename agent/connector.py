@@ -3,11 +3,15 @@
 Opening a connection may block for as long as libvirtd hangs, so the deciding thread never does
 it. A link that was made belongs to the receiver, who also closes it: nobody tears a connection
 down under another thread's call.
+
+A libvirt that takes connections and then lets none live has no attempt that fails. So links that
+were lost soon after they were made call for patience as well, but for the first of them.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
 
 _FIRST: Final = 0.1
 _LONGEST: Final = 15.0
+_SOON: Final = 15.0
+"""Seconds that a link has to live for the next one to be made at once."""
 PIDFILES: Final = (Path("/run/virtqemud.pid"), Path("/run/libvirtd.pid"))
 
 
@@ -59,8 +65,11 @@ class Connector:
         self._wanted.set()
 
     def _run(self) -> None:
+        made, hasty = -_SOON, 0
         while self._wanted.wait() and not self._ended.is_set():
             self._wanted.clear()
+            hasty = hasty + 1 if time.monotonic() - made < _SOON else 0
+            self._ended.wait(_patience(hasty))
             retrying = tenacity.Retrying(
                 retry=tenacity.retry_if_exception_type(),
                 wait=tenacity.wait_exponential(multiplier=_FIRST, max=_LONGEST)
@@ -74,6 +83,7 @@ class Connector:
                 link = retrying(self._connect)
             except Exception:  # noqa: BLE001 - whatever it is, it was told; only `stop` ends this
                 return
+            made = time.monotonic()
             self._put(LinkUp(link))
 
     def _connect(self) -> Link:
@@ -88,6 +98,11 @@ class Connector:
         if isinstance(error, Exception):
             known = error if isinstance(error, EmupoolError) else unforeseen(error)
             self._put(LinkFailed(str(known)))
+
+
+def _patience(hasty: int) -> float:
+    """Return the seconds to wait after so many links in a row were lost too soon."""
+    return 0.0 if hasty < 2 else min(_LONGEST, _FIRST * 2 ** min(hasty, 10))  # noqa: PLR2004 - above
 
 
 def daemon_runs(pidfiles: Iterable[Path] = PIDFILES, proc: Path = Path("/proc")) -> bool:

@@ -22,7 +22,7 @@ from agent.checkpoint import Checkpoint
 from agent.connector import Connector, daemon_runs
 from agent.cycle import PARTIAL, Cause
 from agent.errors import EmupoolError, Held, HypervisorAway
-from agent.events import Inbox, Named, PinReturned, Reload, Stop, Timer, watch_cpus
+from agent.events import CpusUnwatched, Inbox, Named, PinReturned, Reload, Stop, Timer, watch_cpus
 from agent.lookout import Doubt, Lookout
 from agent.metrics import Metrics
 from agent.observer import Observer
@@ -107,12 +107,14 @@ class Daemon:
             settings_of(config), self._observer, self._pinner, self._checkpoint, memory
         )
         self._connector = Connector(parts.hypervisor, self._inbox.put, self._may_connect)
+        self._nursery = parts.nursery
         self._lookout = Lookout(parts.hypervisor.roster, self._inbox.put, parts.nursery)
         self._doubt = Doubt()
         self._notify = sdnotify.connect(os.environ)
         self._timer = Timer(config.reconcile.interval)
         self._link: Link | None = None
-        self._away = False
+        self._away = False  # as far as the log has told
+        self._new = False  # the connection has not answered yet
         self._cycled = False
         self._looked = False  # at everything, over this connection
         self._started = time.monotonic()
@@ -154,7 +156,9 @@ class Daemon:
         signal.signal(signal.SIGHUP, lambda *_: self._inbox.put(Reload()))
         unwatched = watch_cpus(self._inbox.put)
         if unwatched is not None:
-            self._log.warning("cpus.unwatched", why=unwatched)
+            self._inbox.put(CpusUnwatched(unwatched))
+        if self._nursery is None:
+            self._log.warning("starts.unwatched")
         self._connector.start()
         self._lookout.start()
         self._log.info("daemon.started", uri=self._config.libvirt.uri)
@@ -166,7 +170,7 @@ class Daemon:
 
     def _patience(self) -> float:
         """Return the seconds until time alone calls for something."""
-        waits = [self._timer.remaining()]
+        waits = [self._timer.remaining(), self._notify.until_due()]
         if self._link is not None and self._rebalancer.deadline is not None:
             waits.append(self._rebalancer.deadline - time.monotonic())
         if self._link is not None and self._doubt.due is not None:
@@ -183,6 +187,8 @@ class Daemon:
             return True
         for link in wake.outdated:
             link.close()
+        if wake.unwatched is not None:
+            self._log.warning("cpus.unwatched", why=wake.unwatched.why)
         if wake.failed is not None and self._link is None:
             self._gone(wake.failed.why)
         if wake.lost is not None and self._link is not None:
@@ -193,6 +199,7 @@ class Daemon:
         self._cycles(wake)
         self._count(wake)
         self._tell_ready()
+        self._notify.watchdog()
         return False
 
     def _cycles(self, wake: Wake) -> None:
@@ -202,7 +209,6 @@ class Daemon:
         if self._link is None:
             if self._timer.remaining() <= 0:
                 self._timer.done()
-                self._notify.watchdog()
             return
         if cause in PARTIAL and not self._looked:
             return  # the look at everything that is to come will see it
@@ -265,15 +271,12 @@ class Daemon:
         except Held as error:
             again = True
             self._log.debug("cycle.postponed", cause=str(cause), why=str(error))
-        except EmupoolError as error:
-            self.metrics.cycle_done(cause, 0.0, None)
-            self._log.error("cycle.failed", cause=str(cause), error=str(error))
-        except Exception:  # noqa: BLE001 - one cycle's surprise must not end the daemon
-            self.metrics.cycle_done(cause, 0.0, None)
-            self._log.exception("cycle.failed", cause=str(cause))
+        except Exception as error:  # noqa: BLE001 - one cycle's surprise must not end the daemon
+            self._teller.failed(cause, error)
         else:
             self._looked = self._looked or cause not in PARTIAL
             self._tell(result)
+        self._answers()
         self._lookout.known = self._observer.running()
         self._lookout.watch(self._threads.partitions())  # they come and go with the guests
         if again:
@@ -285,7 +288,6 @@ class Daemon:
         else:
             self._timer.done()
             self._doubt.settle()
-        self._notify.watchdog()
 
     def _tell(self, result: CycleResult) -> None:
         self._standing = replace(self._standing, result=result, at=time.time())
@@ -342,7 +344,7 @@ class Daemon:
         if self._cycled:
             self.metrics.libvirt_reconnected()
         self._stand(connected=True)
-        self._log.info("libvirt.connected", uri=self._config.libvirt.uri)
+        self._new = True
 
     def _lost(self, why: str) -> None:
         """Let the connection go and ask for another; guests keep their pins."""
@@ -355,10 +357,16 @@ class Daemon:
     def _gone(self, why: str) -> None:
         if not self._away:
             self._log.warning("libvirt.away", uri=self._config.libvirt.uri, why=why)
+        self._away = True
         self._stand(connected=False)
 
+    def _answers(self) -> None:
+        """Tell of a new connection: not before it answered, since it may be lost at once."""
+        if self._new and self._link is not None:
+            self._log.info("libvirt.connected", uri=self._config.libvirt.uri)
+            self._new = self._away = False
+
     def _stand(self, *, connected: bool) -> None:
-        self._away = not connected
         self.metrics.libvirt_up(connected)
         self._standing = replace(self._standing, connected=connected)
 

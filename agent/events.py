@@ -7,6 +7,7 @@ that is there into one `Wake`: a burst of events costs one look at each guest, n
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections import Counter
@@ -58,6 +59,13 @@ class CpusChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class CpusUnwatched:
+    """Nobody reports pCPUs any more: `online` is only read in each cycle from now on."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class PinReturned:
     """A pin that had been given up on has returned."""
 
@@ -80,6 +88,7 @@ Event = (
     | Counted
     | Starting
     | CpusChanged
+    | CpusUnwatched
     | PinReturned
     | Reload
     | Stop
@@ -92,6 +101,7 @@ _LABELS: Final = {
     Counted: "list",
     Starting: "starting",
     CpusChanged: "cpu",
+    CpusUnwatched: "cpu",
     PinReturned: "step",
     Reload: "signal",
     Stop: "signal",
@@ -112,6 +122,7 @@ class Wake:
     lost: LinkLost | None = None
     counted: Counted | None = None
     starting: dict[str, str] = field(default_factory=dict)  # definitions by UUID
+    unwatched: CpusUnwatched | None = None
     cpus: bool = False
     returned: bool = False
     reload: bool = False
@@ -137,6 +148,8 @@ class Wake:
                 self.counted = event
             case Starting():
                 self.starting[event.uuid] = event.text
+            case CpusUnwatched():
+                self.unwatched, self.cpus = event, True  # a last time: something may be untold
             case _:
                 setattr(self, _FLAGS[type(event)], True)
         self.counts[_LABELS[type(event)]] += 1
@@ -213,13 +226,23 @@ def watch_cpus(put: Callable[[Event], None], udevd: Path = _UDEVD) -> str | None
     except (ImportError, OSError) as error:
         return str(error)
 
-    def run() -> None:
-        while True:
-            if monitor.poll() is not None:
-                put(CpusChanged())
-
-    threading.Thread(target=run, name="cpu-events", daemon=True).start()
+    threading.Thread(
+        target=follow_cpus, args=(monitor.poll, put), name="cpu-events", daemon=True
+    ).start()
     return None
+
+
+def follow_cpus(poll: Callable[[], object], put: Callable[[Event], None]) -> None:
+    """Report what `poll` waits for, until it fails; then report that."""
+    while True:
+        try:
+            changed = poll() is not None
+        except OSError as error:
+            changed = error.errno == errno.ENOBUFS  # the kernel had more to tell than we took
+            if not changed:
+                return put(CpusUnwatched(str(error)))
+        if changed:
+            put(CpusChanged())
 
 
 class Timer:

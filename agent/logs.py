@@ -5,7 +5,8 @@ wrote, so each text is cut to `LENGTH`, and characters that could forge a line, 
 turn the direction of reading are written as escapes; so are lone surrogates, which no encoding
 takes. This holds for the decoded JSON too: printing a field is as safe as printing the line. A
 traceback is one field, cut in the middle; on a terminal its lines are indented, so that none of
-them can pass for an event.
+them can pass for an event. An event that is too long for journald, which would make several lines
+of it, is cut harder, texts and lists alike. What nobody catches is an event as well, in any thread.
 
 A line that cannot be written (journald gone, disk full) is lost: logging must not end a cycle.
 
@@ -29,7 +30,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from itertools import islice
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 
 @contextmanager
@@ -57,14 +58,24 @@ if TYPE_CHECKING:
     from structlog.typing import EventDict, WrappedLogger
 
 LENGTH: Final = 500
-"""Characters kept of one text."""
+"""Characters kept of one text, if the event is not too long."""
+
+LINE: Final = 40_000
+"""Bytes of an event at most; journald cuts at 48 KiB (LineMax= of journald.conf)."""
 
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
-_ITEMS: Final = 20
+
+class _Cut(NamedTuple):
+    """How much is kept: characters of a text, items of a list."""
+
+    length: int
+    items: int
+
+
+_CUTS: Final = (_Cut(LENGTH, 20), _Cut(100, 5), _Cut(30, 0))
+"""Tried in this order until an event fits; after the last, each field has 360 bytes at most."""
 _DEPTH: Final = 3
-_TRACE: Final = 40
-"""Lines kept at each end of a traceback."""
 _BITS: Final = 128
 """Of an integer that is written as one; Python refuses to write more than 4300 digits."""
 
@@ -123,7 +134,12 @@ class _Output:
         return self
 
     def render(self, logger: WrappedLogger, method: str, event: EventDict) -> str:
-        return self._renderer(logger, method, event)
+        line = ""
+        for cut in _CUTS:
+            line = self._renderer(logger, method, _tame(method, event, cut))
+            if len(line.encode("utf-8", "replace")) <= LINE:
+                break
+        return line
 
     def write(self, line: str) -> None:
         with self._lock:
@@ -148,7 +164,6 @@ def configure(level: str, form: str, stream: TextIO) -> None:
             processors=[
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
                 structlog.processors.format_exc_info,
-                _tame,
                 output.render,
             ],
             wrapper_class=Logger,
@@ -165,32 +180,49 @@ def get(name: str) -> Logger:
     return logger
 
 
-def _tame(_: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Return the event with its fixed fields first and all values harmless."""
-    first = {"timestamp": event.pop("timestamp"), "level": method, "event": event.pop("event")}
-    trace = event.pop("exception", None)
-    tamed: EventDict = {_text(key): _value(value) for key, value in {**first, **event}.items()}
+def catch_uncaught() -> None:
+    """Write what nobody catches as events: a traceback's text may be a tenant's, too."""
+    log = get("emupool")
+
+    def told(kind: type[BaseException], error: BaseException | None, where: str) -> None:
+        if issubclass(kind, Exception):
+            log.error("error.uncaught", where=where, exc_info=error)
+
+    # libvirt-python reports what its callbacks raise to `sys.excepthook`, too.
+    sys.excepthook = lambda kind, error, _: told(kind, error, threading.current_thread().name)
+    threading.excepthook = lambda hook: told(
+        hook.exc_type, hook.exc_value, hook.thread.name if hook.thread is not None else ""
+    )
+
+
+def _tame(method: str, event: EventDict, cut: _Cut) -> EventDict:
+    """Return a copy of the event with its fixed fields first and all values harmless."""
+    fields = {"timestamp": None, "level": method, "event": None, **event}
+    trace = fields.pop("exception", None)
+    tamed: EventDict = {_text(key, cut.length): _value(value, cut) for key, value in fields.items()}
     if trace is not None:
-        tamed["exception"] = "\n".join(map(_text, _ends(trace.split("\n"))))
+        lines = _ends(trace.split("\n"), 2 * cut.items)
+        tamed["exception"] = "\n".join(_text(line, cut.length) for line in lines)
     return tamed
 
 
-def _value(value: object, depth: int = 0) -> object:
+def _value(value: object, cut: _Cut, depth: int = 0) -> object:
     """Return what JSON can hold of `value`, harmless and not large."""
     match value:
         case int() if value.bit_length() > _BITS:
-            return _text(hex(value))
+            return _text(hex(value), cut.length)
         case None | int():
             return value
         case float() if math.isfinite(value):
             return value
         case Mapping() if depth < _DEPTH:
-            pairs = islice(value.items(), _ITEMS)
-            return {_text(_str(key)): _value(item, depth + 1) for key, item in pairs}
+            pairs = islice(value.items(), cut.items)
+            return {_text(_str(k), cut.length): _value(v, cut, depth + 1) for k, v in pairs}
         case list() | tuple() | set() | frozenset() if depth < _DEPTH:
-            more = [f"and {len(value) - _ITEMS} more"] if len(value) > _ITEMS else []
-            return [_value(item, depth + 1) for item in islice(value, _ITEMS)] + more
-    return _text(_str(value))
+            hidden = len(value) - cut.items
+            more = [f"and {hidden} more"] if hidden > 0 else []
+            return [_value(item, cut, depth + 1) for item in islice(value, cut.items)] + more
+    return _text(_str(value), cut.length)
 
 
 def _str(value: object) -> str:
@@ -200,18 +232,18 @@ def _str(value: object) -> str:
         return f"<{type(value).__name__}: {type(error).__name__}>"
 
 
-def _text(text: str) -> str:
+def _text(text: str, length: int) -> str:
     """Return `text` cut and escaped."""
-    kept = text if len(text) <= LENGTH else text[: LENGTH - 1] + "…"
+    kept = text if len(text) <= length else text[: length - 1] + "…"
     return _HOSTILE.sub(lambda found: found[0].encode("unicode_escape").decode(), kept)
 
 
-def _ends(lines: list[str]) -> Iterable[str]:
-    """Return the lines, of very many only the first and the last."""
-    hidden = len(lines) - 2 * _TRACE
+def _ends(lines: list[str], kept: int) -> Iterable[str]:
+    """Return the lines, of very many only as many as `kept` from each end."""
+    hidden = len(lines) - 2 * kept
     if hidden <= 0:
         return lines
-    return [*lines[:_TRACE], f"... {hidden} lines ...", *lines[-_TRACE:]]
+    return [*lines[:kept], f"... {hidden} lines ...", *lines[kept + hidden :]]
 
 
 def _json(_: WrappedLogger, __: str, event: EventDict) -> str:

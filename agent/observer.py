@@ -127,10 +127,11 @@ class Observer:
         self._problems: tuple[str, ...] = ()
         self._named = Named()
         self._booted: set[str] = set()
+        self._unfound: set[str] = set()  # whose threads could not be looked for
 
     def forget(self) -> None:
         """Trust nothing that was read before: the connection is a new one."""
-        self._seen, self._verdicts = {}, {}
+        self._seen, self._verdicts, self._unfound = {}, {}, set()
 
     def look(
         self,
@@ -230,6 +231,7 @@ class Observer:
     def _look_at_all(self, link: Link, memory: Memory) -> None:
         listed = link.uuids()
         self._seen = {uuid: self._seen[uuid] for uuid in listed if uuid in self._seen}
+        self._unfound.intersection_update(listed)
         for uuid in listed:
             self._look_at(link, memory, uuid, everything=True)
 
@@ -276,13 +278,13 @@ class Observer:
             return self._read_early(uuid, early, before)
         text = link.xml(uuid)
         if before is not None and before.text == text and not before.occupied:
-            return before
+            return self._found(before)
         domain = _parsed(text, uuid)
         self._verdicts.pop(uuid, None)
         if domain.id is None:
             return Seen(text, domain, start="", original=domain.pins, told=True)
         if before is not None and before.domain.id == domain.id and not before.occupied:
-            return replace(before, text=text, domain=domain)
+            return self._found(replace(before, text=text, domain=domain))
         return self._first(link, memory, text, domain, before)
 
     def _read_early(self, uuid: str, text: str, before: Seen | None) -> Seen:
@@ -320,7 +322,14 @@ class Observer:
         occupied = not booted and link.occupied(domain.uuid)
         return Seen(text, domain, start, original, told=told, place=place, occupied=occupied)
 
+    def _found(self, seen: Seen) -> Seen:
+        """Look again for a guest's threads, if that failed the last time."""
+        if seen.domain.uuid not in self._unfound:
+            return seen
+        return replace(seen, place=self._locate(seen.domain))
+
     def _locate(self, domain: Domain) -> Place | None:
+        self._unfound.discard(domain.uuid)
         if domain.id is None:
             return None
         try:
@@ -329,6 +338,7 @@ class Observer:
             self._failures.append((domain.uuid, error))
         except OSError as error:
             self._failures.append((domain.uuid, unforeseen(error)))
+        self._unfound.add(domain.uuid)
         return None
 
     def _look_at_kernel(self, uuid: str, settings: GuestSettings, memory: Memory) -> None:

@@ -5,11 +5,13 @@ and the daemon goes on. States are sent with a short wait, since a lost READY fa
 status and watchdog come again with the next cycle and do not wait at all. The socket is opened for
 each message (20 us), so that a systemd that started anew is found.
 
-One line is one assignment, so a line break in a status would be another one (`MAINPID=1`).
+The watchdog is to see that the thread that decides still turns. So that thread alone feeds it,
+after each turn, and `until_due` says when it has to turn for nothing else.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -29,6 +31,10 @@ class Silent:
 
     watchdog_seconds: float | None = None
     """Seconds within which the watchdog has to be fed, None: there is none."""
+
+    def until_due(self) -> float:
+        """Return the seconds until the watchdog should be fed; infinite if there is none."""
+        return math.inf
 
     def ready(self, status: str = "") -> None:
         """Start or reload is complete."""
@@ -58,7 +64,14 @@ class Systemd(Silent):
         """Send nothing yet; `clock` is CLOCK_MONOTONIC in ns, as systemd wants it."""
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._clock = clock
+        self._fed = clock()
         self.watchdog_seconds = watchdog_seconds
+
+    def until_due(self) -> float:
+        """Return the seconds until half of the watchdog's time is over, as sd_watchdog(3) wants."""
+        if self.watchdog_seconds is None:
+            return math.inf
+        return self.watchdog_seconds / 2 - (self._clock() - self._fed) / 1e9
 
     def ready(self, status: str = "") -> None:
         """Send READY, and the status with it if there is one."""
@@ -79,6 +92,7 @@ class Systemd(Silent):
     def watchdog(self) -> None:
         """Send WATCHDOG if one waits for it."""
         if self.watchdog_seconds is not None:
+            self._fed = self._clock()  # also if it is lost: there is time for another one
             self._send("WATCHDOG=1", 0)
 
     def _send(self, message: str, wait: float) -> None:

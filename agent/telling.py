@@ -1,8 +1,8 @@
 """Telling what a cycle did: metrics, one log line, systemd's status line.
 
-A cycle that changed something writes one line; one that did not is debug. A lasting fault (a
-warning of the plan, a shortage, a guest that cannot be read, a state file that cannot be written)
-is logged when it begins and when it ends; in between it is a gauge.
+A cycle that changed something writes one line; one that did not is debug. A lasting fault (see
+`faults`, and cycles that fail) is logged when it begins and when it ends; in between it is a gauge,
+and debug. All events are described in docs/logs.md.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from agent import accounting, logs
 from agent.cycle import drifts
 from agent.errors import EmupoolError, GuestFailed
+from agent.faults import faults
 from agent.metrics import shown
 from agent.transition import Kind, Reason
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from agent.accounting import BillingSettings
     from agent.config import Change
     from agent.cpuset import CellId, CpuSet
-    from agent.cycle import CycleResult
+    from agent.cycle import Cause, CycleResult
+    from agent.faults import About
     from agent.metrics import Metrics
     from agent.pinner import Outcome
     from agent.pool import PoolSettings
@@ -54,7 +56,8 @@ class Teller:
         self._times = times
         self._clock = clock
         self._log = logs.get("emupool")
-        self._faults: dict[tuple[str, ...], str] = {}
+        self._faults: dict[About, str] = {}
+        self._failing: type[Exception] | None = None
         self._arrivals: dict[str, float] = {}
 
     def arrived(self, uuid: str, at: float) -> None:
@@ -71,7 +74,15 @@ class Teller:
             self._metrics.drifted(drift)
         self._show(result, pool, billing)
         self._log_cycle(result)
-        self._log_faults(_faults(result))
+        self._log_faults(result)
+
+    def failed(self, cause: Cause, error: Exception) -> None:
+        """Count a cycle that came to nothing; log it, unless the last one failed alike."""
+        self._metrics.cycle_done(cause, 0.0, None)
+        write = self._log.debug if self._failing is type(error) else self._log.error
+        trace = None if isinstance(error, EmupoolError) else error
+        write("cycle.failed", cause=str(cause), error=str(error), exc_info=trace)
+        self._failing = type(error)
 
     def changed(self, changes: Iterable[Change]) -> None:
         """Log what a reload changes, key by key."""
@@ -140,7 +151,7 @@ class Teller:
 
     def _log_cycle(self, result: CycleResult) -> None:
         done = [outcome for outcome in result.outcomes if outcome.error is None]
-        write = self._log.info if done or result.errors else self._log.debug
+        write = self._log.info if done else self._log.debug
         names = {guest.uuid: guest.label for guest in result.guests}
         write(
             "cycle.done",
@@ -153,18 +164,24 @@ class Teller:
             errors=[f"{names.get(u, u)}: {error}" for u, error in result.errors[:_SPELLED_OUT]],
         )
 
-        for uuid, error in result.errors:
-            if isinstance(error, GuestFailed) and error.__cause__ is not None:
-                name = names.get(uuid, uuid)
-                self._log.error("guest.failed", guest=name, exc_info=error.__cause__)
-
-    def _log_faults(self, now: Mapping[tuple[str, ...], str]) -> None:
-        for key, text in now.items():
-            if key not in self._faults:
-                self._log.warning("fault.began", about=list(key), text=text)
-        for key in self._faults.keys() - now.keys():
-            self._log.info("fault.ended", about=list(key))
-        self._faults = dict(now)
+    def _log_faults(self, result: CycleResult) -> None:
+        if self._failing is not None:
+            self._log.info("cycle.recovered", cause=str(result.cause))
+            self._failing = None
+        now = faults(result, self._faults)
+        traces: dict[About, BaseException | None] = {
+            ("guest", uuid): error.__cause__
+            for uuid, error in result.errors
+            if isinstance(error, GuestFailed)
+        }
+        for about, text in now.items():
+            if about not in self._faults:
+                trace = traces.get(about)
+                self._log.warning("fault.began", about=list(about), text=text, exc_info=trace)
+        for about in self._faults:
+            if about not in now:
+                self._log.info("fault.ended", about=list(about))
+        self._faults = now
 
 
 def status_line(result: CycleResult) -> str:
@@ -175,27 +192,6 @@ def status_line(result: CycleResult) -> str:
         for cell in result.plan.cells
     ]
     return ("dry run; " if result.dry_run else "") + "; ".join(parts)
-
-
-def _faults(result: CycleResult) -> dict[tuple[str, ...], str]:
-    """Return what is wrong and lasts, by what it is about."""
-    faults: dict[tuple[str, ...], str] = {
-        (warning.guest or "host", warning.field): warning.text for warning in result.plan.warnings
-    }
-    for cell in result.plan.cells:
-        if cell.shortage:
-            text = f"the pool lacks {cell.shortage} pCPUs for weight {cell.weight}"
-            faults["shortage", f"cell {cell.id}"] = text
-    for guest in result.plan.guests:
-        if guest.state == "collision":
-            faults["collision", guest.name or guest.uuid] = guest.reason
-    for uuid, error in result.failures:
-        faults["guest", uuid] = str(error)
-    for problem in result.problems:
-        faults["sysfs", problem] = problem
-    if result.state_error is not None:
-        faults["state", "file"] = result.state_error
-    return faults
 
 
 def _told(outcome: Outcome, names: Mapping[str, str]) -> str:

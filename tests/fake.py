@@ -129,6 +129,7 @@ class Fake:
         self.hook: Callable[[Call], None] = lambda _: None  # at each call; it may raise a fault
         self.reachable = True
         self.may_loosen = True
+        self.problems: tuple[str, ...] = ()  # that a look at the host finds
         self.copies = 1  # of each event
         self.probes = (5, 3)  # keepalive of connections to come: interval and count
         self._cpusets = cpusets
@@ -209,7 +210,7 @@ class Fake:
 
     def discover(self) -> Discovery:
         with self.called(None, Call("discover")):
-            return Discovery(host(self.machine), ())
+            return Discovery(host(self.machine), self.problems)
 
     def online(self) -> CpuSet:
         return self.present - self.machine.offline

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests import logbook
 from tests.guests import cpu_list, wait_until
 from tests.schemas import validated
 
@@ -51,7 +52,7 @@ class Service:
         **tables: Mapping[str, Any],
     ) -> None:
         """Run it by the command `within`, if that is given: it is handed ours as arguments."""
-        self._within = within
+        self.within = within
         self.config = folder / "config.toml"
         self.state = folder / "state.json"
         self.log = folder / "log"
@@ -86,7 +87,7 @@ class Service:
         self._log_from = len(self.events())
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._within, *RUN, "--config", str(self.config), *arguments],
+                [*self.within, *RUN, "--config", str(self.config), *arguments],
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )
@@ -135,10 +136,10 @@ class Service:
     # what it says
 
     def events(self) -> list[dict[str, Any]]:
-        """Return all events logged so far; a line that is no JSON fails the test."""
+        """Return all events logged so far; one that is not as documented fails the test."""
         if not self.log.exists():
             return []
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [logbook.read(line) for line in self.log.read_text().splitlines()]
 
     def saw(self, event: str) -> dict[str, Any] | None:
         """Return the last such event since the last start."""

@@ -422,3 +422,14 @@ def test_a_lock_says_nothing_of_a_holder_that_wrote_no_number(path: Path) -> Non
 
 def test_the_version_of_the_format_is_one() -> None:
     assert VERSION == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="host: only root can make another's files")
+def test_what_root_writes_is_left_to_the_daemons_user(tmp_path: Path) -> None:
+    """`emupool release` is root's; the next daemon must be able to lock and to read."""
+    os.chown(tmp_path, 4711, 4712)
+    path = tmp_path / "state.json"
+    with Lock(path):
+        Checkpoint(path, "this boot").save(FULL, 1.0)
+    owners = {(one.name, one.stat().st_uid, one.stat().st_gid) for one in tmp_path.iterdir()}
+    assert owners == {("state.json", 4711, 4712), ("state.json.lock", 4711, 4712)}

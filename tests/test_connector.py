@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.connector import Connector, daemon_runs
+from agent.connector import Connector, _patience, daemon_runs
 from agent.errors import HypervisorAway, NotPermitted
 from agent.events import LinkFailed, LinkUp
 from agent.port import GuestEvent, LinkLost
@@ -92,6 +92,21 @@ def test_each_asking_makes_one_link(bench: Bench) -> None:
     bench.connector.stop()
     bench.thread().join(10)
     assert bench.put.empty()
+
+
+def test_links_that_do_not_live_call_for_patience_too(bench: Bench) -> None:
+    bench.connector.start()
+    bench.link()
+    bench.connector.again()
+    bench.link()  # at once: one may be bad luck
+    began = time.monotonic()
+    bench.connector.again()
+    bench.link()
+    assert time.monotonic() - began >= 0.4
+    assert [_patience(hasty) for hasty in (0, 1, 2, 3, 4, 7, 8, 10**9)] == [
+        *(0, 0, 0.4, 0.8, 1.6),
+        *(12.8, 15, 15),
+    ]
 
 
 def test_asking_twice_while_it_connects_makes_no_third_link(bench: Bench) -> None:

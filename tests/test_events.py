@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -14,6 +15,7 @@ import pytest
 
 from agent.events import (
     CpusChanged,
+    CpusUnwatched,
     Inbox,
     LinkFailed,
     LinkUp,
@@ -22,6 +24,7 @@ from agent.events import (
     Stop,
     Timer,
     Wake,
+    follow_cpus,
     watch_cpus,
 )
 from agent.port import GuestEvent, LinkLost, Topic
@@ -45,7 +48,7 @@ def link_up() -> LinkUp:
 
 def told(wake: Wake) -> set[str]:
     """Return the names of the fields that say something."""
-    names = ("guests", "link", "failed", "lost", "cpus", "returned", "reload", "stop")
+    names = ("guests", "link", "failed", "lost", "unwatched", "cpus", "returned", "reload", "stop")
     return {name for name in names if getattr(wake, name)}
 
 
@@ -223,3 +226,28 @@ def test_what_keeps_cpus_from_being_watched_is_told() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert why is not None
     assert "Too many open files" in why
+
+
+def test_cpus_are_followed_until_that_fails_and_then_it_is_told() -> None:
+    device = object()
+    polled: list[object] = [
+        device,
+        None,
+        OSError(errno.ENOBUFS, "No buffer space available"),
+        device,
+        OSError(errno.EBADF, "Bad file descriptor"),
+    ]
+
+    def poll() -> object:
+        found = polled.pop(0)
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    told_of: list[Event] = []
+    follow_cpus(poll, told_of.append)
+    assert told_of == [
+        *[CpusChanged()] * 3,
+        CpusUnwatched("[Errno 9] Bad file descriptor"),
+    ]
+    assert polled == []

@@ -119,6 +119,39 @@ def test_texts_are_cut() -> None:
     assert len(event(value={"x" * 1000: 1})["value"].popitem()[0]) == 500
 
 
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["🙂" * 10**6] * 100,
+        {f"{n}🙂" + "\x9b" * 10**6: "🙂" * 10**6 for n in range(100)},
+        [[["🙂" * 500] * 20] * 20] * 4,
+        {n: {n: dict.fromkeys(range(20), "é" * 500) for n in range(20)} for n in range(20)},
+    ],
+    ids=["texts", "a map", "nested lists", "nested maps"],
+)
+def test_no_line_is_longer_than_journald_takes(form: str, value: object) -> None:
+    fields = {f"field{n}": value for n in range(3)}
+    text = written(lambda log: log.info("pin.applied", **fields), form)
+    assert text.count("\n") == 1
+    assert len(text.encode()) <= logs.LINE + 1 < 48 * 1024
+    assert "field2" in text
+    assert "pin.applied" in text
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_no_traceback_is_longer_than_journald_takes(form: str) -> None:
+    text = written(failing("🙂" * 10**6 + ("\n" + "🙂" * 400) * 200), form)
+    assert len(text.encode()) <= logs.LINE + 1
+    assert "ValueError" in text
+
+
+def test_a_line_that_fits_is_cut_no_harder_than_it_must() -> None:
+    read = event(texts=["é" * 500] * 5, long="x" * 501)
+    assert read["texts"] == ["é" * 500] * 5
+    assert read["long"] == "x" * 499 + "…"
+
+
 class Nasty:
     def __str__(self) -> str:
         raise RuntimeError("no")
@@ -278,3 +311,29 @@ def test_unconfigured_only_warnings_are_written_and_not_to_standard_output() -> 
     ended = run("from agent import logs; log = logs.get('x'); log.info('a.b'); log.warning('c.d')")
     assert ended.stdout == ""
     assert [json.loads(line)["event"] for line in ended.stderr.splitlines()] == ["c.d"]
+
+
+def test_what_nobody_catches_is_an_event_too() -> None:
+    code = """
+import sys, threading
+from agent import logs
+logs.configure("info", "json", sys.stderr)
+logs.catch_uncaught()
+def fail(): raise ValueError("evil\\n\x1b[2J")
+thread = threading.Thread(target=fail, name="worker")
+thread.start()
+thread.join()
+threading.Thread(target=sys.exit).start()
+fail()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 1
+    events = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert [(e["event"], e["where"]) for e in events] == [
+        ("error.uncaught", "worker"),
+        ("error.uncaught", "MainThread"),
+    ]
+    assert all("ValueError: evil" in e["exception"] for e in events)
+    assert harmless(ended.stderr.replace("\n", ""))

@@ -425,6 +425,18 @@ def test_a_guest_whose_process_cannot_be_found_is_seen_without_threads(bench: Be
     assert [failed for failed, _ in snapshot.failures] == [uuid]
 
 
+def test_threads_that_could_not_be_looked_for_are_looked_for_again(bench: Bench) -> None:
+    uuid = bench.fake.create("a", **ISOLATED)
+    bench.fake.fail("locate", NotPermitted("no"), uuid, times=2)
+    for _ in range(2):
+        snapshot = bench.look()
+        assert [(who, type(why)) for who, why in snapshot.failures] == [(uuid, NotPermitted)]
+    assert bench.see(uuid).kernel is not None
+    assert bench.observer.place(uuid) is not None
+    bench.look()
+    assert bench.fake.count("locate") == 0
+
+
 @pytest.mark.parametrize("error", [NotPermitted("no"), SysfsError("/p", "?", "odd")])
 def test_threads_that_cannot_be_read_are_told_and_the_guest_stays(
     bench: Bench, error: NotPermitted | SysfsError

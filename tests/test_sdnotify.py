@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,25 @@ def test_no_status_can_hold_a_second_assignment(systemd: socket.socket) -> None:
 @pytest.mark.parametrize("address", ["", "vsock:2:1", "relative/path", "/run/\0notify"], ids=repr)
 def test_without_a_socket_of_ours_nothing_is_sent(address: str) -> None:
     assert type(sdnotify.connect({"NOTIFY_SOCKET": address})) is sdnotify.Silent
+
+
+def test_the_watchdog_is_due_at_half_its_time(systemd: socket.socket) -> None:
+    now = [5_000_000_000]
+    environ = {"NOTIFY_SOCKET": systemd.getsockname(), "WATCHDOG_USEC": "120000000"}
+    notify = sdnotify.connect(environ, pid=42, clock=lambda: now[0])
+    assert notify.until_due() == 60
+    now[0] += 59_000_000_000
+    assert notify.until_due() == 1
+    now[0] += 2_000_000_000
+    assert notify.until_due() == -1
+    notify.watchdog()
+    assert notify.until_due() == 60
+    assert heard(systemd) == "WATCHDOG=1"
+
+
+def test_without_a_watchdog_nothing_is_ever_due(systemd: socket.socket) -> None:
+    assert told(systemd).until_due() == math.inf
+    assert sdnotify.connect({}).until_due() == math.inf
 
 
 def test_nobody_to_tell_is_no_error() -> None:

@@ -58,6 +58,7 @@ EOF
         has_qemu_driver || printf 'libvirt-daemon-driver-qemu '
         has virsh || printf 'libvirt-clients '
         has qemu-system-x86_64 || printf 'qemu-system-x86 '
+        has systemd-analyze || printf 'systemd ' # it judges the unit; it need not run here
     fi
 }
 
@@ -83,7 +84,7 @@ is_done() {
     runtime) stamped runtime || stamped dev ;;
     dev)
         stamped dev && has libvirtd && has virsh && has qemu-system-x86_64 && has_qemu_driver &&
-            has_promtool
+            has_promtool && has systemd-analyze
         ;;
     esac
 }

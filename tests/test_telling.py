@@ -1,0 +1,294 @@
+"""What an operator hears of faults that last: that they begin and that they end, once each."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import pytest
+
+from agent import logs
+from agent.accounting import BillingSettings
+from agent.cycle import Cause
+from agent.errors import (
+    EmupoolError,
+    GuestFailed,
+    NotPermitted,
+    SysfsError,
+    unforeseen,
+)
+from agent.metrics import Metrics
+from agent.telling import Teller
+from agent.usage import EmulatorTime, PoolUsage
+from tests.logbook import DOCUMENT, Logbook
+from tests.node import Node, cpus, pools
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from agent.cycle import CycleResult
+
+AGAIN: Final = 1000
+
+
+class Told:
+    """A node whose cycles are told as the daemon tells them."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.metrics = Metrics()
+        self._teller = Teller(self.metrics, PoolUsage(), EmulatorTime(), node.fake.times)
+
+    def tell(self, result: CycleResult | None) -> None:
+        if result is not None:
+            self._teller.cycle(result, self.node.settings.pool, BillingSettings())
+
+    def failed(self, error: Exception) -> None:
+        self._teller.failed(Cause.EVENT, error)
+
+    def cycles(self) -> None:
+        """Run cycles of all sorts: for what came in, for another guest, for time alone, full."""
+        self.tell(self.node.react())
+        self.tell(self.node.cycle(Cause.RECONCILE))
+        other = self.node.start("other", metadata_policy="ignore")
+        self.tell(self.node.react())
+        self.tell(self.node.cycle(Cause.EVENT))
+        patience = self.node.patience()
+        if patience is not None:
+            self.node.clock.now += patience
+            self.tell(self.node.cycle(Cause.DEADLINE))
+        self.tell(self.node.cycle(Cause.CPU))
+        self.node.fake.destroy(other)
+        self.tell(self.node.react())
+        self.tell(self.node.cycle(Cause.RECONCILE))
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    made = Node(tmp_path / "state.json")
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def book() -> Iterator[Logbook]:
+    with Logbook() as kept:
+        yield kept
+
+
+# --- faults of cycles: what makes one begin returns what makes it end ----------------------------
+
+
+def unwritable(node: Node) -> Callable[[], object]:
+    node.path.unlink()
+    node.path.mkdir()
+    node.start("a")
+    return node.path.rmdir
+
+
+def short(node: Node) -> Callable[[], object]:
+    node.rebalancer.reconfigure(pools(1, cpus=cpus("1")))
+    node.start("a")
+    b = node.start("b")
+    return lambda: node.fake.destroy(b)
+
+
+def colliding(node: Node) -> Callable[[], object]:
+    node.rebalancer.reconfigure(pools(reserved_cpus=cpus("0-3")))
+    node.start("a", emulatorpin="7")
+    claimer = node.start("claimer", claim=7, emulatorpin="6")
+    return lambda: [node.fake.destroy(claimer), node.fake.undefine(claimer)]  # type: ignore[func-returns-value]
+
+
+def failing(name: str, error: EmupoolError) -> Callable[[Node], Callable[[], object]]:
+    def begin(node: Node) -> Callable[[], object]:
+        node.fake.fail(name, error, node.start("a"), times=AGAIN)
+        return node.fake._faults.clear
+
+    return begin
+
+
+def busy(node: Node) -> Callable[[], object]:
+    uuid = node.start("a")
+    node.hold(uuid).refuse()
+    return lambda: node.fake.free(uuid)
+
+
+def stuck(node: Node) -> Callable[[], object]:
+    uuid = node.start("a", emulatorpin="1")
+    node.fake.may_loosen = False
+    node.rebalancer.reconfigure(pools(cpus=cpus("1-2"), min_cpus=2))
+    return lambda: node.fake.destroy(uuid)
+
+
+def unverified(node: Node) -> Callable[[], object]:
+    node.fake._cpusets = False
+    uuid = node.start("a")
+    node.fake._cpusets = True
+    return lambda: node.fake.destroy(uuid)
+
+
+def mislabelled(node: Node) -> Callable[[], object]:
+    uuid = node.start("a")
+    node.fake.label(uuid, "isolate", weight="much")
+    return lambda: node.fake.label(uuid, "isolate", weight="2")
+
+
+def odd_host(node: Node) -> Callable[[], object]:
+    node.fake.problems = ("/sys/devices/x: 'y': is no number",)
+    return lambda: setattr(node.fake, "problems", ())
+
+
+class Row(NamedTuple):
+    about: str
+    text: str
+    begin: Callable[[Node], Callable[[], object]]
+
+
+ROWS: Final = {
+    "the state file cannot be written": Row("state", "state.json", unwritable),
+    "a pool lacks pCPUs": Row("shortage", "the pool lacks 1 pCPUs", short),
+    "a guest has nowhere to go": Row("collision", "nowhere to go", colliding),
+    "a guest cannot be read": Row("guest", ": odd", failing("xml", GuestFailed("odd"))),
+    "a guest's threads cannot be read": Row("guest", "a: no", failing("read", NotPermitted("no"))),
+    "a guest cannot be found": Row("guest", "a: no", failing("locate", NotPermitted("no"))),
+    "a pin fails": Row("guest", "a: odd", failing("pin_emulator", GuestFailed("odd"))),
+    "a guest stays busy": Row("guest", "a: cannot acquire state change lock", busy),
+    "threads are stuck": Row("stuck", "of a", stuck),
+    "a guest has no cpuset": Row("unverified", "of a", unverified),
+    "metadata are wrong": Row("warning", "much", mislabelled),
+    "the host's files are odd": Row("sysfs", "is no number", odd_host),
+}
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_a_lasting_fault_is_told_when_it_begins_and_when_it_ends(
+    node: Node, book: Logbook, row: Row
+) -> None:
+    told = Told(node)
+    end = row.begin(node)
+    for _ in range(3):
+        told.cycles()
+    (began,) = [e for e in book.told("fault.began") if e["about"][0] == row.about]
+    assert row.text in began["text"]
+    assert [e for e in book.told("fault.ended") if e["about"] == began["about"]] == []
+    end()
+    for _ in range(3):
+        told.cycles()
+    ended = [e["about"] for e in book.told("fault.began", "fault.ended")]
+    assert ended.count(began["about"]) == 2
+    assert book.told("fault.ended")[-1]["about"] == began["about"]
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_a_cycle_that_changed_nothing_is_debug_whatever_is_wrong(
+    node: Node, book: Logbook, row: Row
+) -> None:
+    told = Told(node)
+    row.begin(node)
+    told.cycles()
+    book.clear()
+    told.cycles()
+    done = book.told("cycle.done")
+    assert {(event["level"], event["pins"] > 0) for event in done} <= {
+        ("info", True),
+        ("debug", False),
+    }
+    others = [e for e in book.told(least="info") if e["event"] != "cycle.done"]
+    assert others == []
+
+
+def test_the_document_knows_each_kind_of_fault() -> None:
+    kinds = re.findall(r"^\| `([a-z]+)`, .* \|.*\|.*\|.*\|$", DOCUMENT.read_text(), re.MULTILINE)
+    assert sorted(kinds) == sorted({row.about for row in ROWS.values()})
+
+
+def test_the_document_names_gauges_that_there_are() -> None:
+    exposed = Metrics().expose("")[1].decode()
+    named = set(re.findall(r"`(emupool_[a-z_]+)", DOCUMENT.read_text()))
+    assert len(named) > 5
+    assert {name for name in named if f"# TYPE {name} " not in exposed} == set()
+
+
+def test_an_error_of_a_guest_that_nobody_expects_is_told_with_its_traceback(
+    node: Node, book: Logbook
+) -> None:
+    told = Told(node)
+    bug = unforeseen(ZeroDivisionError("by nobody"))
+    node.fake.fail("pin_emulator", bug, node.start("a"), times=AGAIN)
+    known = NotPermitted("known")
+    known.__cause__ = ValueError("what libvirt raised")
+    node.fake.fail("pin_emulator", known, node.start("b"), times=AGAIN)
+    told.cycles()
+    by_text = {event["text"]: event for event in book.told("fault.began")}
+    assert "ZeroDivisionError" in by_text["a: ZeroDivisionError: by nobody"]["exception"]
+    assert "exception" not in by_text["b: known"]
+
+
+def test_a_busy_guest_ends_no_fault_by_not_being_tried(node: Node, book: Logbook) -> None:
+    told = Told(node)
+    uuid = node.start("a")
+    node.hold(uuid).refuse()
+    told.tell(node.reacted())
+    for _ in range(3):  # it backs off, and full cycles leave it alone
+        told.tell(node.cycle(Cause.RECONCILE))
+    assert len(book.told("fault.began", "fault.ended")) == 1
+    node.fake.free(uuid)
+    told.tell(node.reacted())
+    assert [event["about"] for event in book.told("fault.ended")] == [["guest", uuid]]
+
+
+def test_many_guests_are_counted_and_some_are_named(node: Node, book: Logbook) -> None:
+    told = Told(node)
+    node.fake._cpusets = False
+    for number in range(8):
+        node.start(f"g{number}")
+    told.cycles()
+    (began,) = [e for e in book.told("fault.began") if e["about"][0] == "unverified"]
+    assert began["text"].endswith("of g0, g1, g2, g3, g4 and 3 more")
+
+
+HOSTILE: Final = "\n\u202e\u2028\x85{evil}=1 level=error '\"\\" + "é" * 1_000_000
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_hostile_name_breaks_no_line(node: Node, form: str) -> None:
+    with Logbook(form) as book:
+        told = Told(node)
+        node.fake.fail("pin_emulator", GuestFailed(HOSTILE), node.start(HOSTILE), times=AGAIN)
+        node.fake._cpusets = False
+        node.fake.label(node.start(HOSTILE + "2"), HOSTILE, weight=HOSTILE)
+        told.cycles()
+        told.failed(NotPermitted(HOSTILE))
+        told.failed(unforeseen(ValueError(HOSTILE)))
+    lines = book.text.split("\n")[:-1]
+    assert sum("evil" in line for line in lines) > 5
+    assert all(len(line) < logs.LINE and line.isprintable() for line in lines)
+    assert all(re.match(r'{"timestamp":"|[0-9-]{10}T|    ', line) for line in lines)
+
+
+# --- cycles that fail ----------------------------------------------------------------------------
+
+
+def test_cycles_that_fail_alike_are_told_once_and_when_they_are_over(
+    node: Node, book: Logbook
+) -> None:
+    told = Told(node)
+    told.tell(node.cycle())
+    for error in (NotPermitted("no"), NotPermitted("no, 2"), SysfsError("/sys", "?", "odd")):
+        told.failed(error)
+        told.failed(error)
+    told.failed(ZeroDivisionError("by nobody"))
+    told.tell(node.cycle())
+    told.tell(node.cycle())
+    assert [event["event"] for event in book.told(least="info")] == [
+        *["cycle.failed"] * 3,
+        "cycle.recovered",
+    ]
+    failures = book.told("cycle.failed")
+    assert [event["level"] for event in failures] == [
+        *("error", "debug", "debug", "debug"),
+        *("error", "debug", "error"),
+    ]
+    assert ["exception" in event for event in failures] == [False] * 6 + [True]
