@@ -137,7 +137,12 @@ class Rebalancer:
         named.guests |= due | {outcome.step.uuid for outcome in late}
         looked = named if cause in _PARTIAL else None
         snapshot = self._observer.look(
-            link, self.settings.guests, self._memory, looked, self._held(started)
+            link,
+            self.settings.guests,
+            self._memory,
+            looked,
+            self._held(started),
+            plugged=cause is Cause.CPU,
         )
         plan = self._plan(self._question(snapshot, started, damped=cause is not Cause.RELOAD))
         self._deadline = plan.deadline

@@ -2,8 +2,8 @@
 
 A `Fake` is all that the daemon sees of a host: what `agent.port` asks for (`link`, `hand`), threads
 as `agent.threads.Threads` tells of them (`locate`, `read`, `settle` and so on), and the machine as
-`agent.sysfs.Sysfs` does (`discover`, `online`). test_hypervisor_contract.py holds its first part
-against libvirt. Its other methods are what operators, guests and faults do.
+`agent.sysfs.Sysfs` does (`discover`, `refresh`, `online`). test_hypervisor_contract.py holds its
+first part against libvirt. Its other methods are what operators, guests and faults do.
 
 It emits what libvirt does: RESUMED before STARTED, TUNABLE for each live pin that succeeds, by
 whomever and even if it changes nothing. Like cgroup version 1 it refuses a mask that is not wholly
@@ -204,6 +204,10 @@ class Fake:
 
     def discover(self) -> Discovery:
         with self.called(None, Call("discover")):
+            return Discovery(host(self.machine), ())
+
+    def refresh(self) -> Discovery:
+        with self.called(None, Call("refresh")):
             return Discovery(host(self.machine), ())
 
     def online(self) -> CpuSet:
