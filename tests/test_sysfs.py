@@ -259,6 +259,17 @@ def test_what_leads_to_the_pcpus_may_not_be_a_link_out_of_the_root(
 
 
 def test_what_is_online_is_not_asked_outside_of_the_root(root: Path, tmp_path: Path) -> None:
+    sysfs = Sysfs(root)
+    assert sysfs.online() == CpuSet(range(8))
+    (root / "sys").rename(tmp_path / "sys")
+    (root / "sys").symlink_to(tmp_path / "sys")
+    with pytest.raises(SysfsError, match="no pCPU is online there"):
+        sysfs.online()
+
+
+def test_a_list_of_what_is_online_may_not_be_a_link_out_of_the_root(
+    root: Path, tmp_path: Path
+) -> None:
     (tmp_path / "online").write_text("0-3\n")
     replace(root / CPU / "online", lambda at: at.symlink_to(tmp_path / "online"))
     assert Sysfs(root).online() == Sysfs(root).discover().host.online == CpuSet(range(8))

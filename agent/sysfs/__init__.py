@@ -103,7 +103,7 @@ class Sysfs:
             if not topology.names_cpu(told.online):
                 return None
             homed = topology.in_nodes(told)
-            changed = topology.changed(before, told, found.host)
+            changed = topology.changed(found.host, told)
             known = {cpu.id: cpu for cpu in before.cpus if cpu.id not in changed}
             numbers = survey.numbers(cpus)
             new = {n: survey.cpu(cpus, n, homed, ask=False) for n in numbers if n not in known}

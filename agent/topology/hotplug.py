@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent.cpuset import EMPTY, CpuSet, union
 from agent.topology.interpretation import online_cpus
-from agent.topology.readings import Understanding, in_nodes
+from agent.topology.readings import Understanding
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,14 +22,10 @@ if TYPE_CHECKING:
 _SHARED: Final = ("siblings", "l3")  # sets of a reading, and of what it comes to
 
 
-def changed(before: Readings, now: Readings, host: Host) -> CpuSet:
-    """Return the pCPUs that went on or off line, or in or out of a node, since `before`.
-
-    `host` is what `before` said; of both readings, only what is told of all pCPUs is needed.
-    """
-    homed = in_nodes(before), in_nodes(now)
-    online = host.online, online_cpus(now)
-    return union((*_differing(*homed), *_differing(*online)))
+def changed(host: Host, now: Readings) -> CpuSet:
+    """Return the pCPUs that went on or off line since `host` was read."""
+    online = online_cpus(now)
+    return (online - host.online) | (host.online - online)
 
 
 def touched(changed: CpuSet, new: Iterable[CpuReading], host: Host) -> CpuSet:
@@ -49,7 +45,3 @@ def touched(changed: CpuSet, new: Iterable[CpuReading], host: Host) -> CpuSet:
             sets.append(told or EMPTY)
     known = (cpus for cpu in host.cpus for cpus in (cpu.siblings, cpu.l3) if cpus is not None)
     return union((changed, *sets, *(cpus for cpus in known if not cpus.isdisjoint(changed))))
-
-
-def _differing(one: CpuSet, other: CpuSet) -> tuple[CpuSet, CpuSet]:
-    return one - other, other - one
