@@ -403,6 +403,7 @@ def _top_level(machine: Machine, layout: _Layout) -> Iterator[tuple[str, str]]:
     if isolated is not None:
         yield "cpu/isolated", isolated
     yield "cpu/nohz_full", "(null)"
+    yield "cpu/kernel_max", "8191"
     if machine.kernel.top_level:
         yield "cpu/online", str(layout.online)
         yield "cpu/present", str(present)
