@@ -26,6 +26,7 @@ from agent.events import Inbox, Named, PinReturned, Reload, Stop, Timer, watch_c
 from agent.lookout import Doubt, Lookout
 from agent.metrics import Metrics
 from agent.observer import Observer
+from agent.opinion import Opinion
 from agent.page import page
 from agent.pinner import Pinner
 from agent.pool import NOTHING, OnStop
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     from agent.config import Config
     from agent.cycle import CycleResult
-    from agent.events import Waiter, Wake
+    from agent.events import HostTold, Waiter, Wake
     from agent.lookout import Nursery
     from agent.pool import Memory
     from agent.port import GuestEvent, Hypervisor, Link
@@ -103,6 +104,8 @@ class Daemon:
         self._connector = Connector(parts.hypervisor, self._inbox.put, self._may_connect)
         self._lookout = Lookout(parts.hypervisor.roster, self._inbox.put, parts.nursery)
         self._doubt = Doubt()
+        self._opinion = Opinion(parts.hypervisor.cells, self._inbox.put)
+        self._told: HostTold | None = None  # and not compared yet
         self._notify = sdnotify.connect(os.environ)
         self._timer = Timer(config.reconcile.interval)
         self._link: Link | None = None
@@ -177,6 +180,7 @@ class Daemon:
         wake.reload = wake.reload and self._reload()
         self._cycles(wake)
         self._count(wake)
+        self._compare(wake)
         self._tell_ready()
         return False
 
@@ -221,6 +225,13 @@ class Daemon:
         counted = wake.counted.ids if wake.counted is not None else None
         if counted is not None and self._doubt.weigh(self._observer.running(), counted, now):
             self._cycle(self._link, Cause.EVENT, Named(counted=counted))
+
+    def _compare(self, wake: Wake) -> None:
+        """Hold libvirt's view of the host against ours, once we have one."""
+        self._told = wake.told or self._told
+        if self._told is not None and self._standing.result is not None:
+            self._teller.opinion(self._standing.result.host, self._told.cells)
+            self._told = None
 
     def _sort(self, uuid: str, events: list[GuestEvent], named: Named) -> None:
         """Note what a guest's events mean for the cycle."""
@@ -310,6 +321,7 @@ class Daemon:
         self._link = link
         self._rebalancer.reconnected()
         self._pinner.warm_up()
+        self._opinion.seek()
         if self._cycled:
             self.metrics.libvirt_reconnected()
         self._stand(connected=True)

@@ -20,6 +20,8 @@ from agent.port import GuestEvent, Link, LinkLost
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agent.topology import ForeignCell
+
 _UDEVD: Final = Path("/run/udev/control")
 
 
@@ -58,6 +60,13 @@ class CpusChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class HostTold:
+    """The NUMA cells of the host as libvirt sees them."""
+
+    cells: tuple[ForeignCell, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PinReturned:
     """A pin that had been given up on has returned."""
 
@@ -80,6 +89,7 @@ Event = (
     | Counted
     | Starting
     | CpusChanged
+    | HostTold
     | PinReturned
     | Reload
     | Stop
@@ -92,6 +102,7 @@ _LABELS: Final = {
     Counted: "list",
     Starting: "starting",
     CpusChanged: "cpu",
+    HostTold: "connection",
     PinReturned: "step",
     Reload: "signal",
     Stop: "signal",
@@ -111,6 +122,7 @@ class Wake:
     lost: LinkLost | None = None
     counted: Counted | None = None
     starting: dict[str, str] = field(default_factory=dict)  # definitions by UUID
+    told: HostTold | None = None
     cpus: bool = False
     returned: bool = False
     reload: bool = False
@@ -132,6 +144,8 @@ class Wake:
                 self.failed = event
             case Counted():
                 self.counted = event
+            case HostTold():
+                self.told = event
             case Starting():
                 self.starting[event.uuid] = event.text
             case _:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.cpuset import CpuSet
+    from agent.topology import ForeignCell
 
 
 class Topic(StrEnum):
@@ -105,3 +106,6 @@ class Hypervisor(Protocol):
 
     def roster(self) -> Roster:
         """Connect for what waits."""
+
+    def cells(self) -> tuple[ForeignCell, ...]:
+        """Connect and ask for the host's NUMA cells as the hypervisor sees them; takes its time."""

@@ -22,7 +22,7 @@ from agent.cpuset import EMPTY, CpuSet
 from agent.errors import EmupoolError, GuestBusy, GuestGone, HypervisorAway, TargetRefused
 from agent.port import GuestEvent, LinkLost, Topic
 from agent.threads import Times
-from agent.topology import Discovery
+from agent.topology import Discovery, ForeignCell
 from tests.fakeguest import FakeGuest, Hold, definition, pin_of, role
 from tests.hosts import TWO_CELLS_EIGHT_CPUS, Machine, host
 
@@ -146,6 +146,15 @@ class Fake:
 
     def roster(self) -> Connection:
         return self._connect("roster", None)
+
+    def cells(self) -> tuple[ForeignCell, ...]:
+        self._connect("cells", None).close()
+        seen = host(self.machine)
+        told = {cpu.id: cpu.siblings for cpu in seen.cpus}
+        return tuple(
+            ForeignCell(one.id, one.cpus, tuple((n, told[n] or EMPTY) for n in one.cpus))
+            for one in seen.cells
+        )
 
     def _connect(self, name: str, hear: Hear | None) -> Connection:
         with self.called(None, Call(name)):

@@ -14,6 +14,7 @@ import pytest
 
 from agent.events import (
     CpusChanged,
+    HostTold,
     Inbox,
     LinkFailed,
     LinkUp,
@@ -45,7 +46,7 @@ def link_up() -> LinkUp:
 
 def told(wake: Wake) -> set[str]:
     """Return the names of the fields that say something."""
-    names = ("guests", "link", "failed", "lost", "cpus", "returned", "reload", "stop")
+    names = ("guests", "link", "failed", "lost", "cpus", "told", "returned", "reload", "stop")
     return {name for name in names if getattr(wake, name)}
 
 
@@ -60,6 +61,7 @@ def told(wake: Wake) -> set[str]:
         (LinkLost("gone"), "lost", "connection"),
         (LinkFailed("refused"), "failed", "connection"),
         (CpusChanged(), "cpus", "cpu"),
+        (HostTold(()), "told", "connection"),
         (PinReturned(), "returned", "step"),
         (Reload(), "reload", "signal"),
         (Stop(), "stop", "signal"),

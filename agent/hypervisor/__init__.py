@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 import libvirt
 
 from agent.errors import GuestGone
+from agent.hypervisor import capabilities
 from agent.hypervisor.faults import connect, translated
 from agent.hypervisor.loop import EventLoop, start_event_loop
 from agent.port import GuestEvent, LinkLost, Topic
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.cpuset import CpuSet
+    from agent.topology import ForeignCell
 
     Hear = Callable[[GuestEvent | LinkLost], None]
 
@@ -84,6 +86,17 @@ class Libvirt:
     def roster(self) -> LibvirtRoster:
         """Connect for what waits."""
         return LibvirtRoster(self._open())
+
+    def cells(self) -> tuple[ForeignCell, ...]:
+        """Connect for one question: the NUMA cells of the host, from libvirt's capabilities."""
+        connection = self._open()
+        try:
+            return capabilities.cells(connection.getCapabilities())
+        except libvirt.libvirtError as error:
+            raise translated(error, connection) from error
+        finally:
+            with contextlib.suppress(libvirt.libvirtError):
+                connection.close()
 
     def _open(self) -> libvirt.virConnect:
         return connect(self._uri, *self._keepalive)

@@ -26,6 +26,7 @@ Facts that the rules rest on (Documentation/admin-guide/cputopology.rst, ABI/sta
 It costs one pass over the pCPUs with a few set operations each: some milliseconds for 512.
 """
 
+from agent.topology.agreement import ForeignCell, disagreements
 from agent.topology.host import Cell, Discovery, Host, Pcpu, to_json
 from agent.topology.hotplug import changed, touched
 from agent.topology.interpretation import interpret, online_cpus
@@ -44,11 +45,13 @@ __all__ = [
     "Cell",
     "CpuReading",
     "Discovery",
+    "ForeignCell",
     "Host",
     "NodeReading",
     "Pcpu",
     "Readings",
     "changed",
+    "disagreements",
     "in_nodes",
     "interpret",
     "is_l3",
