@@ -228,9 +228,9 @@ def _folders(paths: Iterable[str]) -> list[str]:
 
 
 @st.composite
-def machines(draw: st.DrawFn, most: int = 2) -> Machine:
-    """Draw a machine, with one to `most` of each thing that it can have several of."""
-    some = st.integers(1, most)
+def machines(draw: st.DrawFn, most: int = 2, least: int = 1) -> Machine:
+    """Draw a machine, with `least` to `most` of each thing that it can have several of."""
+    some = st.integers(least, most)
     numa = draw(st.booleans())
     made = Machine(
         packages=draw(some) if numa else 1,
