@@ -44,6 +44,7 @@ class Bench:
         fresh: Collection[str] = (),
         early: Collection[str] = (),
         counted: bool = False,
+        plugged: bool = False,
     ) -> Snapshot:
         """Look at everything, or at `named`; `counted`: the ids of those that run are told."""
         told = Named(
@@ -55,7 +56,12 @@ class Bench:
         self.fake.log.clear()
         everything = not named and not early
         return self.observer.look(
-            self.link, self.settings, self.memory, None if everything else told, busy
+            self.link,
+            self.settings,
+            self.memory,
+            None if everything else told,
+            busy,
+            plugged=plugged,
         )
 
     def id(self, uuid: str) -> int | None:
@@ -150,6 +156,8 @@ def test_the_host_is_discovered_by_full_looks_and_refreshed_when_online_changed(
     assert (bench.fake.count("discover"), bench.fake.count("refresh")) == (0, 1)
     bench.look()
     assert (bench.fake.count("discover"), bench.fake.count("refresh")) == (1, 0)
+    bench.look(plugged=True)  # perhaps one was added that is not on line
+    assert (bench.fake.count("discover"), bench.fake.count("refresh")) == (0, 1)
 
 
 # --- guests come and go --------------------------------------------------------------------------
