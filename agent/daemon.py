@@ -227,7 +227,9 @@ class Daemon:
             self._cycle(self._link, Cause.EVENT, Named(counted=counted))
 
     def _compare(self, wake: Wake) -> None:
-        """Hold libvirt's view of the host against ours, once we have one."""
+        """Hold libvirt's view of the host against ours, once we have one; ask after the cycle."""
+        if wake.link is not None:
+            self._opinion.seek()
         self._told = wake.told or self._told
         if self._told is not None and self._standing.result is not None:
             self._teller.opinion(self._standing.result.host, self._told.cells)
@@ -321,7 +323,6 @@ class Daemon:
         self._link = link
         self._rebalancer.reconnected()
         self._pinner.warm_up()
-        self._opinion.seek()
         if self._cycled:
             self.metrics.libvirt_reconnected()
         self._stand(connected=True)
