@@ -164,7 +164,6 @@ def status(config_path: Path | None, url: str | None, *, as_json: bool) -> None:
 @json_option
 def topology(sysfs_root: Path | None, *, as_json: bool) -> None:
     """Show the host as discovered."""
-    from agent import draw  # noqa: PLC0415
     from agent import topology as interpreted  # noqa: PLC0415
 
     with _one_line_errors():
@@ -175,6 +174,8 @@ def topology(sysfs_root: Path | None, *, as_json: bool) -> None:
         if as_json:
             _print_json(document)
         else:
+            from agent import draw  # noqa: PLC0415
+
             draw.topology(_console(), document)
 
 

@@ -26,6 +26,7 @@ from agent.events import CpusUnwatched, Inbox, Named, PinReturned, Reload, Stop,
 from agent.lookout import Doubt, Lookout
 from agent.metrics import Metrics
 from agent.observer import Observer
+from agent.opinion import Opinion
 from agent.page import page
 from agent.pinner import Pinner
 from agent.pool import OnStop
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     from agent.config import Config
     from agent.cycle import CycleResult
-    from agent.events import Waiter, Wake
+    from agent.events import HostTold, Waiter, Wake
     from agent.lookout import Nursery
     from agent.port import GuestEvent, Hypervisor, Link
     from agent.sysfs import Sysfs
@@ -110,6 +111,8 @@ class Daemon:
         self._nursery = parts.nursery
         self._lookout = Lookout(parts.hypervisor.roster, self._inbox.put, parts.nursery)
         self._doubt = Doubt()
+        self._opinion = Opinion(parts.hypervisor.cells, self._inbox.put)
+        self._told: HostTold | None = None  # and not compared yet
         self._notify = sdnotify.connect(os.environ)
         self._timer = Timer(config.reconcile.interval)
         self._link: Link | None = None
@@ -198,6 +201,7 @@ class Daemon:
         wake.reload = wake.reload and self._reload()
         self._cycles(wake)
         self._count(wake)
+        self._compare(wake)
         self._tell_ready()
         self._notify.watchdog()
         return False
@@ -246,6 +250,15 @@ class Daemon:
         counted = wake.counted.ids if wake.counted is not None else None
         if counted is not None and self._doubt.weigh(self._observer.running(), counted, now):
             self._cycle(self._link, Cause.EVENT, Named(counted=counted))
+
+    def _compare(self, wake: Wake) -> None:
+        """Hold libvirt's view of the host against ours, once we have one; ask after the cycle."""
+        if wake.link is not None:
+            self._opinion.seek()
+        self._told = wake.told or self._told
+        if self._told is not None and self._standing.result is not None:
+            self._teller.opinion(self._standing.result.host, self._told.cells)
+            self._told = None
 
     def _sort(self, uuid: str, events: list[GuestEvent], named: Named) -> None:
         """Note what a guest's events mean for the cycle."""

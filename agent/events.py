@@ -21,6 +21,8 @@ from agent.port import GuestEvent, Link, LinkLost
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agent.topology import ForeignCell
+
 _UDEVD: Final = Path("/run/udev/control")
 
 
@@ -66,6 +68,13 @@ class CpusUnwatched:
 
 
 @dataclass(frozen=True, slots=True)
+class HostTold:
+    """The NUMA cells of the host as libvirt sees them."""
+
+    cells: tuple[ForeignCell, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PinReturned:
     """A pin that had been given up on has returned."""
 
@@ -89,6 +98,7 @@ Event = (
     | Starting
     | CpusChanged
     | CpusUnwatched
+    | HostTold
     | PinReturned
     | Reload
     | Stop
@@ -102,6 +112,7 @@ _LABELS: Final = {
     Starting: "starting",
     CpusChanged: "cpu",
     CpusUnwatched: "cpu",
+    HostTold: "connection",
     PinReturned: "step",
     Reload: "signal",
     Stop: "signal",
@@ -123,6 +134,7 @@ class Wake:
     counted: Counted | None = None
     starting: dict[str, str] = field(default_factory=dict)  # definitions by UUID
     unwatched: CpusUnwatched | None = None
+    told: HostTold | None = None
     cpus: bool = False
     returned: bool = False
     reload: bool = False
@@ -146,6 +158,8 @@ class Wake:
                 self.failed = event
             case Counted():
                 self.counted = event
+            case HostTold():
+                self.told = event
             case Starting():
                 self.starting[event.uuid] = event.text
             case CpusUnwatched():

@@ -74,6 +74,9 @@ class Hosts(Protocol):
     def discover(self) -> Discovered:
         """Return the host as it is now."""
 
+    def refresh(self) -> Discovered:
+        """Return the same, if all that can have happened is that pCPUs went on or off line."""
+
     def online(self) -> CpuSet:
         """Return the pCPUs on line now; cheap."""
 
@@ -140,13 +143,18 @@ class Observer:
         memory: Memory,
         named: Named | None,
         busy: Collection[str] = (),
+        *,
+        plugged: bool = False,
     ) -> Snapshot:
-        """Look at everything, or at what is `named`; `busy` guests are known to be held."""
+        """Look at everything, or at what is `named`; `busy` guests are known to be held.
+
+        Of the host, if it was `plugged`, only what pCPUs that come and go can have changed.
+        """
         self._failures = []
         self._held, self._answered = set(), set()
         self._named = named or Named()
         self._booted = set()
-        host = self._look_at_host(full=named is None)
+        host = self._look_at_host(full=named is None and not plugged, plugged=plugged)
         if named is None:
             self._look_at_all(link, memory)
         else:
@@ -220,11 +228,15 @@ class Observer:
 
     # the host
 
-    def _look_at_host(self, *, full: bool) -> Host:
-        if self._host is None or full or self._hosts.online() != self._host.online:
+    def _look_at_host(self, *, full: bool, plugged: bool) -> Host:
+        if self._host is None or full:
             found = self._hosts.discover()
-            self._host, self._problems = found.host, found.problems
-        return self._host
+        elif plugged or self._hosts.online() != self._host.online:
+            found = self._hosts.refresh()
+        else:
+            return self._host
+        self._host, self._problems = found.host, found.problems
+        return found.host
 
     # the guests
 

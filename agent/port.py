@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.cpuset import CpuSet
+    from agent.topology import ForeignCell
 
 
 class Topic(StrEnum):
@@ -113,3 +114,6 @@ class Hypervisor(Protocol):
 
         Those that are open stay as they are: a libvirt connection keeps its first keepalive.
         """
+
+    def cells(self) -> tuple[ForeignCell, ...]:
+        """Connect and ask for the host's NUMA cells as the hypervisor sees them; takes its time."""

@@ -134,7 +134,12 @@ class Rebalancer:
         named.guests |= due | {outcome.step.uuid for outcome in late}
         looked = named if cause in PARTIAL else None
         snapshot = self._observer.look(
-            link, self.settings.guests, self._memory, looked, self._held(started)
+            link,
+            self.settings.guests,
+            self._memory,
+            looked,
+            self._held(started),
+            plugged=cause is Cause.CPU,
         )
         for uuid in snapshot.held:
             self._fail(uuid, started, busy=True)

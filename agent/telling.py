@@ -12,7 +12,7 @@ from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from agent import accounting, logs
+from agent import accounting, logs, topology
 from agent.cycle import drifts
 from agent.errors import EmupoolError, GuestFailed
 from agent.faults import faults
@@ -32,10 +32,11 @@ if TYPE_CHECKING:
     from agent.pool import PoolSettings
     from agent.snapshot import Guest
     from agent.threads import Place, Times
+    from agent.topology import ForeignCell, Host
     from agent.usage import EmulatorTime, PoolUsage
 
 _SPELLED_OUT: Final = 20
-"""Pins that a cycle's line names; more are only counted."""
+"""Pins, or disagreements, that a line names; more pins are only counted."""
 
 
 class Teller:
@@ -59,6 +60,7 @@ class Teller:
         self._faults: dict[About, str] = {}
         self._failing: type[Exception] | None = None
         self._arrivals: dict[str, float] = {}
+        self._disputed: tuple[str, ...] = ()
 
     def arrived(self, uuid: str, at: float) -> None:
         """Remember that a guest's start was announced at `at`, monotonic seconds."""
@@ -100,6 +102,13 @@ class Teller:
         """Log why a reload changes nothing, mistake by mistake."""
         for line in str(error).splitlines():
             self._log.error("config.refused", problem=line)
+
+    def opinion(self, host: Host, told: Iterable[ForeignCell]) -> None:
+        """Say, once, where libvirt sees another host than its kernel; the kernel is believed."""
+        disputed = topology.disagreements(host, told)
+        if disputed and disputed != self._disputed:
+            self._log.warning("topology.disagrees", about=list(disputed[:_SPELLED_OUT]))
+        self._disputed = disputed
 
     def used(self, result: CycleResult, places: Callable[[str], Place | None]) -> None:
         """Measure what pools and threads used; on full cycles only, since it reads every thread."""

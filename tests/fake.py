@@ -2,8 +2,8 @@
 
 A `Fake` is all that the daemon sees of a host: what `agent.port` asks for (`link`, `hand`), threads
 as `agent.threads.Threads` tells of them (`locate`, `read`, `settle` and so on), and the machine as
-`agent.sysfs.Sysfs` does (`discover`, `online`). test_hypervisor_contract.py holds its first part
-against libvirt. Its other methods are what operators, guests and faults do.
+`agent.sysfs.Sysfs` does (`discover`, `refresh`, `online`). test_hypervisor_contract.py holds its
+first part against libvirt. Its other methods are what operators, guests and faults do.
 
 It emits what libvirt does: RESUMED before STARTED, TUNABLE for each live pin that succeeds, by
 whomever and even if it changes nothing. Like cgroup version 1 it refuses a mask that is not wholly
@@ -22,7 +22,7 @@ from agent.cpuset import EMPTY, CpuSet
 from agent.errors import EmupoolError, GuestBusy, GuestGone, HypervisorAway, TargetRefused
 from agent.port import GuestEvent, LinkLost, Topic
 from agent.threads import Times
-from agent.topology import Discovery
+from agent.topology import Discovery, ForeignCell
 from tests.fakeguest import FakeGuest, Hold, definition, pin_of, role
 from tests.hosts import TWO_CELLS_EIGHT_CPUS, Machine, host
 
@@ -153,6 +153,15 @@ class Fake:
     def keepalive(self, interval: int, count: int) -> None:
         self.probes = interval, count
 
+    def cells(self) -> tuple[ForeignCell, ...]:
+        self._connect("cells", None).close()
+        seen = host(self.machine)
+        told = {cpu.id: cpu.siblings for cpu in seen.cpus}
+        return tuple(
+            ForeignCell(one.id, one.cpus, tuple((n, told[n] or EMPTY) for n in one.cpus))
+            for one in seen.cells
+        )
+
     def _connect(self, name: str, hear: Hear | None) -> Connection:
         with self.called(None, Call(name)):
             if not self.reachable:
@@ -210,6 +219,10 @@ class Fake:
 
     def discover(self) -> Discovery:
         with self.called(None, Call("discover")):
+            return Discovery(host(self.machine), self.problems)
+
+    def refresh(self) -> Discovery:
+        with self.called(None, Call("refresh")):
             return Discovery(host(self.machine), self.problems)
 
     def online(self) -> CpuSet:

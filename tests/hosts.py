@@ -11,21 +11,33 @@ import dataclasses
 import itertools
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from hypothesis import strategies as st
 
-from agent.cpuset import EMPTY, CellId, CpuSet
+from agent.cpuset import EMPTY, LIMIT, CellId, CpuSet
 from agent.topology import Cell, Host, Pcpu
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
     from pathlib import Path
 
 GIB: Final = 2**30
+_SYSTEM: Final = "sys/devices/system"
 
 # Trees have a thousand small files: ten times faster in memory, where there is such a place.
 MEMORY: Final = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+_SHARED_LEVEL: Final = 3
+_CACHES: Final = ((1, "Data"), (1, "Instruction"), (2, "Unified"), (_SHARED_LEVEL, "Unified"))
+_GEOMETRY: Final = (
+    ("size", "1024K"),
+    ("coherency_line_size", "64"),
+    ("number_of_sets", "1024"),
+    ("physical_line_partition", "1"),
+    ("ways_of_associativity", "16"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +49,8 @@ class Kernel:
     top_level: bool = True  # False: no `online`, `present`, `possible`
     node_directories: bool = True  # False: only the links of the pCPUs say what node they are in
     keeps_offline: bool = False  # an offline pCPU keeps a stale `topology` and `cache`
+    ids: bool = True  # False: the architecture has neither packages nor dies, and says -1
+    unset_isolated: str | None = ""  # what `isolated` says when there are none; None: no such file
     ending: str = "\n"
 
 
@@ -52,11 +66,13 @@ class Machine:
     small_cores: int = 0  # per cell, of one thread each, after the others
     numbering: Literal["adjacent", "interleaved"] = "adjacent"  # of the threads of a core
     l3_cores: int | None = None  # how many share an L3; None: all of the package, 0: there is none
-    cell_ids: tuple[int, ...] = ()  # by default from 0 up, without holes
+    cpu_ids: tuple[int, ...] = ()  # by default from 0 up, without holes; ascending
+    cell_ids: tuple[int, ...] = ()  # likewise
     memory_only: tuple[int, ...] = ()  # further nodes, without pCPUs
     memory_bytes: int | None = 64 * GIB  # of each cell
     near: int = 12  # between cells of one package
     far: int | None = 21  # between packages; None: the kernel does not tell distances
+    asymmetry: int = 0  # what it is further to a node of lower id than from it
     numa: bool = True  # False: a kernel without NUMA
     offline: CpuSet = EMPTY
     isolated: CpuSet = EMPTY
@@ -74,6 +90,29 @@ XEON_SNC: Final = Machine(
 )
 NO_NUMA: Final = Machine(cores=4, numa=False)
 HYBRID_DESKTOP: Final = Machine(cores=8, threads=2, small_cores=8)
+ONE_L3_PER_THREAD: Final = Machine(packages=2, cores=4, l3_cores=1)
+POWER_SMT_OFF: Final = Machine(
+    packages=16,
+    cores=32,
+    threads=8,
+    l3_cores=1,
+    cell_ids=tuple(range(0, 64, 4)),
+    memory_only=(252,),
+    near=10,
+    far=40,
+    offline=CpuSet(cpu for cpu in range(4096) if cpu % 8),
+)
+SPARSE_IDS: Final = Machine(packages=2, cores=2, cpu_ids=(0, 7, 4095, 8191), cell_ids=(3, 70))
+MAINFRAME: Final = Machine(
+    cores=6, threads=2, numa=False, kernel=Kernel(ids=False, unset_isolated="(null)")
+)
+LINUX_2_6: Final = Machine(
+    packages=2,
+    cores=2,
+    threads=2,
+    offline=CpuSet.of(3),
+    kernel=Kernel(lists=False, present_names=False, unset_isolated=None),
+)
 
 MACHINES: Final = {
     "one cell, two pCPUs": ONE_CELL_TWO_CPUS,
@@ -83,6 +122,11 @@ MACHINES: Final = {
     "Xeon whose L3 is wider than its cells": XEON_SNC,
     "kernel without NUMA": NO_NUMA,
     "desktop with cores of two kinds": HYBRID_DESKTOP,
+    "virtual machine with an L3 to each thread": ONE_L3_PER_THREAD,
+    "POWER with 4096 pCPUs, of eight to a core one on line": POWER_SMT_OFF,
+    "ids far apart": SPARSE_IDS,
+    "mainframe without package ids": MAINFRAME,
+    "kernel that has masks only": LINUX_2_6,
 }
 
 
@@ -98,75 +142,146 @@ class Thread:
     l3: int | None  # unique in its package
 
 
+_Key = TypeVar("_Key", bound="Hashable")
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """The pCPUs of a machine by id, and for each of them with which it shares what."""
+
+    threads: tuple[Thread, ...]
+    cores: Mapping[int, CpuSet]
+    caches: Mapping[int, CpuSet]
+    packages: Mapping[int, CpuSet]
+    nodes: Mapping[int, CpuSet]  # by node
+    online: CpuSet
+
+    @classmethod
+    def of(cls, machine: Machine) -> _Layout:
+        threads = _threads(machine)
+        return cls(
+            threads,
+            _sharers(threads, lambda thread: (thread.package, thread.core)),
+            _sharers(threads, lambda thread: (thread.package, thread.l3)),
+            _sharers(threads, lambda thread: thread.package),
+            _grouped(threads, lambda thread: thread.cell),
+            CpuSet(thread.id for thread in threads) - machine.offline,
+        )
+
+
 def host(machine: Machine) -> Host:
     """Return what a machine is."""
-    threads = _threads(machine)
-    online = CpuSet(t.id for t in threads) - machine.offline
+    layout = _Layout.of(machine)
     return Host(
-        cells=_cells(machine, threads, online),
-        cpus=tuple(_pcpu(machine, thread, threads, online) for thread in threads),
-        online=online,
+        cells=_cells(machine, layout),
+        cpus=tuple(_pcpu(machine, thread, layout) for thread in layout.threads),
+        online=layout.online,
         isolated=machine.isolated,
     )
 
 
-def write(machine: Machine, root: Path) -> Path:
-    """Lay out the files of a machine below `root`, and return it."""
-    threads = _threads(machine)
-    system = root / "sys/devices/system"
-    texts = dict(
-        itertools.chain(
-            _cpu_files(machine, threads),
-            _node_files(machine, threads),
-            _top_level(machine, threads),
-        )
-    )
-    for folder in {path.rpartition("/")[0] for path in texts}:
-        (system / folder).mkdir(parents=True, exist_ok=True)
-    for path, text in texts.items():
-        (system / path).write_text(text.rstrip("\n") + machine.kernel.ending)
-    for thread in threads:
-        directory = system / f"cpu/cpu{thread.id}"
-        directory.mkdir(exist_ok=True)
-        if machine.numa:
-            _link(directory, system / f"node/node{thread.cell}", machine)
+def write(machine: Machine, root: Path, *, whole: bool = False) -> Path:
+    """Lay out the files of a machine below `root`, which is made, and return it.
+
+    What only other programs read is left out unless it is to be `whole`: the tests write millions
+    of files.
+    """
+    texts, links = files(machine, whole=whole)
+    root.mkdir(exist_ok=True)
+    top = os.open(root, os.O_RDONLY)
+    try:
+        for folder in _folders([*texts, *links]):
+            os.mkdir(folder, dir_fd=top)
+        for path, text in texts.items():
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644, dir_fd=top)
+            os.write(fd, text.encode())
+            os.close(fd)
+        for path, target in links.items():
+            os.symlink(target, path, dir_fd=top)
+    finally:
+        os.close(top)
     return root
 
 
+def files(machine: Machine, *, whole: bool) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the files of a machine and their texts, and its links and where they lead."""
+    layout = _Layout.of(machine)
+    texts = itertools.chain(
+        _cpu_files(machine, layout, whole=whole),
+        _node_files(machine, layout),
+        _top_level(machine, layout),
+    )
+    ending = machine.kernel.ending
+    ended = {f"{_SYSTEM}/{path}": text.rstrip("\n") + ending for path, text in texts}
+    return ended, {f"{_SYSTEM}/{path}": target for path, target in _links(machine, layout)}
+
+
+def _folders(paths: Iterable[str]) -> list[str]:
+    """Return the directories that `paths` lie in, outer ones first."""
+    found: set[str] = set()
+    for path in paths:
+        folder = path.rpartition("/")[0]
+        while folder and folder not in found:
+            found.add(folder)
+            folder = folder.rpartition("/")[0]
+    return sorted(found)
+
+
 @st.composite
-def machines(draw: st.DrawFn, most: int = 2) -> Machine:
-    """Draw a machine, with one to `most` of each thing that it can have several of."""
-    some = st.integers(1, most)
+def machines(draw: st.DrawFn, most: int = 2, least: int = 1) -> Machine:
+    """Draw a machine, with `least` to `most` of each thing that it can have several of."""
+    some = st.integers(least, most)
     numa = draw(st.booleans())
     made = Machine(
         packages=draw(some) if numa else 1,
         dies=draw(some),
         cells=draw(some) if numa else 1,
         cores=draw(some),
-        threads=draw(st.sampled_from((1, 2, 4, 8)).filter(lambda n: n <= 2 * most)),
+        threads=draw(st.sampled_from([n for n in (1, 2, 4, 8) if n <= 2 * most])),
         small_cores=draw(st.integers(0, most)),
         numbering=draw(st.sampled_from(("adjacent", "interleaved"))),
         l3_cores=draw(st.none() | st.integers(0, most)),
         memory_only=tuple(draw(st.sets(st.integers(80, 90), max_size=most))) if numa else (),
         memory_bytes=draw(st.none() | st.integers(1, 2**32).map(lambda kib: kib * 1024)),
         far=draw(st.none() | st.integers(13, 254)),
+        asymmetry=draw(st.integers(0, 1)),
         numa=numa,
-    )
-    count = made.packages * made.cells
-    ids = st.sets(st.integers(0, 70), min_size=count, max_size=count)
-    cpus = st.sets(st.integers(0, len(_threads(made)) - 1)).map(CpuSet)
-    return dataclasses.replace(
-        made,
-        cell_ids=tuple(sorted(draw(ids))) if numa else (),
-        offline=draw(cpus.filter(lambda off: len(off) < len(_threads(made)))),
-        isolated=draw(cpus),
         kernel=draw(kernels()),
+    )
+    return _numbered(draw, made)
+
+
+def _numbered(draw: st.DrawFn, machine: Machine) -> Machine:
+    """Draw the ids of a machine's pCPUs and cells, and which pCPUs are off line or isolated."""
+    count, cells = len(_threads(machine)), machine.packages * machine.cells
+    ids = range(count)
+    if draw(st.booleans()):
+        gap, first = draw(st.integers(1, 8190 // count)), draw(st.integers(0, 1))
+        ids = range(first, first + count * gap, gap)
+    nodes = st.sets(st.integers(0, 70), min_size=cells, max_size=cells)
+    places = st.sets(st.integers(0, count - 1), max_size=count - 1)
+    return dataclasses.replace(
+        machine,
+        cpu_ids=tuple(ids),
+        cell_ids=tuple(sorted(draw(nodes))) if machine.numa else (),
+        offline=CpuSet(ids[place] for place in draw(places)),
+        isolated=CpuSet(ids[place] for place in draw(places)),
     )
 
 
 def kernels() -> st.SearchStrategy[Kernel]:
     """Draw a kernel."""
-    return st.builds(Kernel, ending=st.sampled_from(("\n", "", "\0", "\0\n", "\n\n")))
+    return st.builds(
+        Kernel,
+        lists=st.booleans(),
+        present_names=st.booleans(),
+        top_level=st.booleans(),
+        node_directories=st.booleans(),
+        keeps_offline=st.booleans(),
+        ids=st.booleans(),
+        unset_isolated=st.sampled_from(("", "(null)", None)),
+        ending=st.sampled_from(("\n", "", "\0", "\0\n", "\n\n")),
+    )
 
 
 def _threads(machine: Machine) -> tuple[Thread, ...]:
@@ -193,7 +308,9 @@ def _threads(machine: Machine) -> tuple[Thread, ...]:
             core=cell * len(sizes) + core,
             l3=(cell * len(sizes) + core) // l3_cores if l3_cores else None,
         )
-        for number, (package, cell, core, _) in enumerate(places)
+        for number, (package, cell, core, _) in zip(
+            machine.cpu_ids or range(len(places)), places, strict=True
+        )
     )
 
 
@@ -202,51 +319,51 @@ def _cell_ids(machine: Machine) -> tuple[CellId, ...]:
     return tuple(CellId(cell) for cell in ids)
 
 
-def _alike(threads: Iterable[Thread], key: Callable[[Thread], object], thread: Thread) -> CpuSet:
-    return CpuSet(other.id for other in threads if key(other) == key(thread))
+def _grouped(threads: Iterable[Thread], key: Callable[[Thread], _Key]) -> dict[_Key, CpuSet]:
+    """Return the pCPUs that have a key in common, by key."""
+    bits: dict[_Key, int] = {}
+    for thread in threads:
+        bits[key(thread)] = bits.get(key(thread), 0) | 1 << thread.id
+    return {found: CpuSet.from_bits(cpus) for found, cpus in bits.items()}
 
 
-def _core(thread: Thread) -> tuple[int, int]:
-    return thread.package, thread.core
+def _sharers(threads: tuple[Thread, ...], key: Callable[[Thread], Hashable]) -> dict[int, CpuSet]:
+    """Return, for each pCPU, those that have its key."""
+    groups = _grouped(threads, key)
+    return {thread.id: groups[key(thread)] for thread in threads}
 
 
-def _l3(thread: Thread) -> tuple[int, int | None]:
-    return thread.package, thread.l3
-
-
-def _package(thread: Thread) -> int:
-    return thread.package
-
-
-def _pcpu(machine: Machine, thread: Thread, threads: tuple[Thread, ...], online: CpuSet) -> Pcpu:
+def _pcpu(machine: Machine, thread: Thread, layout: _Layout) -> Pcpu:
+    kernel, online = machine.kernel, layout.online
     is_online = thread.id in online
-    has_ids = is_online or machine.kernel.keeps_offline
+    has_ids = is_online or kernel.keeps_offline
     return Pcpu(
         id=thread.id,
         online=is_online,
         isolated=thread.id in machine.isolated,
         cell=thread.cell if machine.numa else CellId(0) if is_online else None,
-        package=thread.package if has_ids else None,
-        die=thread.die if has_ids and machine.kernel.present_names else None,
+        package=thread.package if has_ids and kernel.ids else None,
+        die=thread.die if has_ids and kernel.ids and kernel.present_names else None,
         core=thread.core if has_ids else None,
-        siblings=_alike(threads, _core, thread) & online if is_online else None,
-        l3=_alike(threads, _l3, thread) & online if is_online and thread.l3 is not None else None,
+        siblings=layout.cores[thread.id] & online if is_online else None,
+        l3=layout.caches[thread.id] & online if is_online and thread.l3 is not None else None,
     )
 
 
-def _cells(machine: Machine, threads: tuple[Thread, ...], online: CpuSet) -> tuple[Cell, ...]:
+def _cells(machine: Machine, layout: _Layout) -> tuple[Cell, ...]:
     if not machine.numa:
-        return (Cell(CellId(0), online, memory_bytes=None, distances=()),)
-    homes = {thread.id: thread.cell for thread in threads}
-    ids = sorted({homes[cpu] for cpu in online})
+        return (Cell(CellId(0), layout.online, memory_bytes=None, distances=()),)
+    ids = sorted(cell for cell, cpus in layout.nodes.items() if cpus & layout.online)
     told = machine.kernel.node_directories
     return tuple(
         Cell(
-            id=cell,
-            cpus=CpuSet(cpu for cpu in online if homes[cpu] == cell),
+            id=CellId(cell),
+            cpus=layout.nodes[cell] & layout.online,
             memory_bytes=machine.memory_bytes if told else None,
             distances=tuple(
-                (other, _distance(machine, cell, other)) for other in ids if told and machine.far
+                (CellId(other), _distance(machine, cell, other))
+                for other in ids
+                if told and machine.far
             ),
         )
         for cell in ids
@@ -262,7 +379,8 @@ def _distance(machine: Machine, one: int, other: int) -> int:
         return 10
     ids = _cell_ids(machine)
     packages = {ids.index(CellId(n)) // machine.cells if n in ids else n for n in (one, other)}
-    return machine.near if len(packages) == 1 else machine.far or 0
+    far = machine.near if len(packages) == 1 else machine.far or 0
+    return far + machine.asymmetry * (one > other)
 
 
 def _set(kernel: Kernel, name: str, suffix: str, cpus: CpuSet) -> Iterator[tuple[str, str]]:
@@ -279,60 +397,79 @@ def mask(cpus: CpuSet) -> str:
     return ",".join(reversed(words))
 
 
-def _top_level(machine: Machine, threads: tuple[Thread, ...]) -> Iterator[tuple[str, str]]:
-    present = CpuSet(thread.id for thread in threads)
-    yield "cpu/isolated", str(machine.isolated)
+def _top_level(machine: Machine, layout: _Layout) -> Iterator[tuple[str, str]]:
+    present = layout.online | machine.offline
+    isolated = str(machine.isolated) or machine.kernel.unset_isolated
+    if isolated is not None:
+        yield "cpu/isolated", isolated
     yield "cpu/nohz_full", "(null)"
+    yield "cpu/kernel_max", "8191"
     if machine.kernel.top_level:
-        yield "cpu/online", str(present - machine.offline)
+        yield "cpu/online", str(layout.online)
         yield "cpu/present", str(present)
-        yield "cpu/possible", str(present | CpuSet(range(present.bits.bit_length() + 8)))
+        yield "cpu/possible", str(CpuSet(range(min(present.bits.bit_length() + 8, LIMIT))))
 
 
-def _cpu_files(machine: Machine, threads: tuple[Thread, ...]) -> Iterator[tuple[str, str]]:
-    online = CpuSet(thread.id for thread in threads) - machine.offline
-    for thread in threads:
-        is_online = thread.id in online
+def _cpu_files(machine: Machine, layout: _Layout, *, whole: bool) -> Iterator[tuple[str, str]]:
+    for thread in layout.threads:
+        is_online = thread.id in layout.online
         here = f"cpu/cpu{thread.id}"
         if thread.id or not is_online:  # what boots the machine cannot be unplugged, on most
             yield f"{here}/online", str(int(is_online))
         if is_online or machine.kernel.keeps_offline:
-            seen = online | CpuSet.of(thread.id)
-            yield from _topology_files(machine, thread, threads, seen)
-            yield from _cache_files(machine, thread, threads, seen)
+            seen = layout.online | CpuSet.of(thread.id)
+            yield from _topology_files(machine, thread, layout, seen)
+            yield from _cache_files(machine, thread, layout, seen)
+            if whole:
+                yield from _foreign_files(machine, thread, layout, seen)
 
 
 def _topology_files(
-    machine: Machine, thread: Thread, threads: tuple[Thread, ...], seen: CpuSet
+    machine: Machine, thread: Thread, layout: _Layout, seen: CpuSet
 ) -> Iterator[tuple[str, str]]:
     here = f"cpu/cpu{thread.id}/topology"
-    core = _alike(threads, _core, thread) & seen
-    package = _alike(threads, _package, thread) & seen
-    yield f"{here}/physical_package_id", str(thread.package)
+    core = layout.cores[thread.id] & seen
+    yield f"{here}/physical_package_id", str(thread.package if machine.kernel.ids else -1)
     yield f"{here}/core_id", str(thread.core)
     yield from _set(machine.kernel, f"{here}/thread_siblings", "_list", core)
-    yield from _set(machine.kernel, f"{here}/core_siblings", "_list", package)
     if machine.kernel.present_names:
-        yield f"{here}/die_id", str(thread.die)
+        yield f"{here}/die_id", str(thread.die if machine.kernel.ids else -1)
         yield from _set(machine.kernel, f"{here}/core_cpus", "_list", core)
-        yield from _set(machine.kernel, f"{here}/package_cpus", "_list", package)
 
 
 def _cache_files(
-    machine: Machine, thread: Thread, threads: tuple[Thread, ...], seen: CpuSet
+    machine: Machine, thread: Thread, layout: _Layout, seen: CpuSet
 ) -> Iterator[tuple[str, str]]:
-    core = _alike(threads, _core, thread) & seen
-    caches = [(1, "Data", core), (1, "Instruction", core), (2, "Unified", core)]
-    if thread.l3 is not None:
-        caches.append((3, "Unified", _alike(threads, _l3, thread) & seen))
-    for index, (level, kind, sharers) in enumerate(caches):
+    for index, (level, kind) in enumerate(_CACHES):
         here = f"cpu/cpu{thread.id}/cache/index{index}"
-        yield f"{here}/level", str(level)
-        yield f"{here}/type", kind
-        yield from _set(machine.kernel, f"{here}/shared_cpu_map", "list", sharers)
+        if level < _SHARED_LEVEL or thread.l3 is not None:
+            yield f"{here}/level", str(level)
+            yield f"{here}/type", kind
+        if level == _SHARED_LEVEL and thread.l3 is not None:
+            sharers = layout.caches[thread.id] & seen
+            yield from _set(machine.kernel, f"{here}/shared_cpu_map", "list", sharers)
 
 
-def _node_files(machine: Machine, threads: tuple[Thread, ...]) -> Iterator[tuple[str, str]]:
+def _foreign_files(
+    machine: Machine, thread: Thread, layout: _Layout, seen: CpuSet
+) -> Iterator[tuple[str, str]]:
+    """Yield what lscpu and hwloc read, and this program does not."""
+    here, kernel = f"cpu/cpu{thread.id}", machine.kernel
+    package = layout.packages[thread.id] & seen
+    yield from _set(kernel, f"{here}/topology/core_siblings", "_list", package)
+    if kernel.present_names:
+        yield from _set(kernel, f"{here}/topology/package_cpus", "_list", package)
+    for index, (level, _) in enumerate(_CACHES):
+        cache = f"{here}/cache/index{index}"
+        if level < _SHARED_LEVEL:
+            core = layout.cores[thread.id] & seen
+            yield from _set(kernel, f"{cache}/shared_cpu_map", "list", core)
+        if level < _SHARED_LEVEL or thread.l3 is not None:
+            for name, text in _GEOMETRY:
+                yield f"{cache}/{name}", text
+
+
+def _node_files(machine: Machine, layout: _Layout) -> Iterator[tuple[str, str]]:
     if not machine.numa or not machine.kernel.node_directories:
         return
     nodes = _nodes(machine)
@@ -341,7 +478,7 @@ def _node_files(machine: Machine, threads: tuple[Thread, ...]) -> Iterator[tuple
         yield "node/possible", str(CpuSet(range(max(nodes) + 1)))
     for node in nodes:
         here = f"node/node{node}"
-        cpus = CpuSet(thread.id for thread in threads if thread.cell == node) - machine.offline
+        cpus = layout.nodes.get(node, EMPTY) & layout.online
         yield from _set(machine.kernel, f"{here}/cpumap", "list", cpus)
         if machine.memory_bytes is not None:
             yield f"{here}/meminfo", _meminfo(node, machine.memory_bytes // 1024)
@@ -353,8 +490,11 @@ def _meminfo(node: int, kib: int) -> str:
     return f"Node {node} MemTotal:  {kib:>12} kB\nNode {node} MemFree:   {kib // 3:>12} kB\n"
 
 
-def _link(cpu: Path, node: Path, machine: Machine) -> None:
-    """Link a pCPU and its node, both ways, as the kernel does."""
-    (cpu / node.name).symlink_to(f"../../node/{node.name}")
-    if machine.kernel.node_directories:
-        (node / cpu.name).symlink_to(f"../../cpu/{cpu.name}")
+def _links(machine: Machine, layout: _Layout) -> Iterator[tuple[str, str]]:
+    """Yield the links between pCPUs and their nodes, both ways, as the kernel has them."""
+    if machine.numa:
+        for thread in layout.threads:
+            cpu, node = f"cpu{thread.id}", f"node{thread.cell}"
+            yield f"cpu/{cpu}/{node}", f"../../node/{node}"
+            if machine.kernel.node_directories:
+                yield f"node/{node}/{cpu}", f"../../cpu/{cpu}"

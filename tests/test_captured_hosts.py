@@ -40,6 +40,46 @@ SURVIVE = sorted(CAPTURED.glob("survive/*.tar.xz"))
 # that its own lists say do not share a package (a phone).
 WITHOUT_PACKAGE_CPUS = frozenset({"hwloc__20s390-2g6s4c", "cpuinfo__pixel-8"})
 
+BY_ID = "the package has an id, and who has the same one is in it; lscpu wants lists as well"
+MODULES = "two integer cores of one module: the kernel lists them as threads of one core"
+ONE_MASK = "one mask among these is broken, its list is not: both are documented, the list is read"
+
+# What the two peers disagree on, what we say of the first pCPU that it concerns, and why. The
+# kernel's documents (ABI/stable/sysfs-devices-system-cpu and -node) say what a file means.
+DISPUTED = {
+    ("cpuinfo__pixel-8", "package"): (0, "physical_package_id says 0 of each pCPU"),
+    ("cpuinfo__pixel-8", "package_cpus"): ("0-3", "with the same id; its own lists say otherwise"),
+    ("hwloc__40intel64-4n10c+pci-conflicts", "package"): (3, "physical_package_id says 3"),
+    ("hwloc__40intel64-4n10c+pci-conflicts", "package_cpus"): (
+        "3,7,11,15,19,23,27,31,35,39",
+        ONE_MASK,
+    ),
+    ("hwloc__40intel64-4n10c+pci-conflicts", "l3"): ("2,6,10,14,18,22,26,30,34,38", ONE_MASK),
+    ("hwloc__4fake-4gr1nu1pu", "package_cpus"): ("0-3", BY_ID),
+    ("hwloc__5intel64-hybrid-lakefield", "l3"): (
+        "0-4",
+        "shared_cpu_list says so of all five; lscpu leaves the big core out",
+    ),
+    ("hwloc__64amd64-4p2n4ca2co", "siblings"): ("0-1", MODULES),
+    ("hwloc__64amd64-4s2n4ca2co", "siblings"): ("0-1", MODULES),
+    ("hwloc__fakeheterocpunuma", "node"): (5, "node5 alone lists it; hwloc drops nodes that meet"),
+    ("iree__synthetic_big_little", "package_cpus"): ("0-3", BY_ID),
+    ("iree__synthetic_dual_socket_no_siblings", "package_cpus"): ("0-3", BY_ID),
+    ("iree__synthetic_fragmented_cpulist", "package_cpus"): ("0-199", BY_ID),
+    ("iree__synthetic_invalid_package", "package_cpus"): ("0-3", BY_ID),
+    ("iree__synthetic_memory_only_node", "package_cpus"): ("0-3", BY_ID),
+    ("iree__synthetic_meteor_lake", "package_cpus"): ("0-21", BY_ID),
+    ("iree__synthetic_snc", "package_cpus"): ("0-7", BY_ID),
+}
+# Hosts on which one of the peers fails, and what is online there.
+FAILED = {
+    "cpuinfo__nexus-s": (
+        "0",
+        "hwloc does not load a host without topology directories; online says 0",
+    ),
+    "hwloc__2ps3-2t": ("0-1", "lscpu crashes; online says both"),
+}
+
 pytestmark = pytest.mark.skipif(
     not CAPTURED.is_dir(), reason=f"there are no captured hosts in {CAPTURED}"
 )
@@ -179,6 +219,25 @@ def test_an_awkward_host_is_survived(archive: Path, discover: Discover) -> None:
     if facts(archive)["agreed"] is not None:
         _, wrong = differences(archive, found.host)
         assert not wrong
+
+
+@pytest.mark.parametrize("archive", SURVIVE, ids=name)
+def test_where_the_peers_disagree_the_kernels_own_words_count(
+    archive: Path, discover: Discover
+) -> None:
+    """Each disagreement has its row, and no row is about another thing."""
+    found = discover(archive).host
+    disputes = facts(archive)["hwloc_vs_lscpu"]
+    fields = {dispute["field"] for dispute in disputes} - {"error"}
+    assert fields == {field for tree, field in DISPUTED if tree == name(archive)}
+    assert ("error" in {dispute["field"] for dispute in disputes}) == (name(archive) in FAILED)
+    by_id = {cpu.id: cpu for cpu in found.cpus}
+    for dispute in disputes:
+        if dispute["field"] == "error":
+            assert str(found.online) == FAILED[name(archive)][0]
+        else:
+            ours = told_of(by_id[dispute["first"]], found)[dispute["field"]]
+            assert ours == DISPUTED[name(archive), dispute["field"]][0]
 
 
 def test_nothing_is_left_out_of_the_comparison(discover: Discover) -> None:

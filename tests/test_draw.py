@@ -26,7 +26,9 @@ from tests.guests import guest_xml
 from tests.hosts import (
     EPYC_NPS4,
     MACHINES,
+    POWER_SMT_OFF,
     TWO_CELLS_EIGHT_CPUS,
+    XEON_SNC,
     Machine,
     host,
     machines,
@@ -97,7 +99,41 @@ def test_small_cells_spell_their_pcpus_and_cores() -> None:
 def test_distances_are_told_from_the_nearest_on() -> None:
     output = pipe()
     draw.topology(output.console, topology_of(EPYC_NPS4))
-    assert "distance 10 to 2, 12 to 0-1,3, 32 to 4-7" in output.lines
+    assert "distance 12 to 0-1,3, 32 to 4-7" in output.lines
+
+
+def test_a_cell_alone_has_no_distances() -> None:
+    output = pipe()
+    draw.topology(output.console, topology_of(Machine()))
+    assert "distance" not in output.text
+
+
+def test_an_l3_that_is_wider_than_its_cell_is_told() -> None:
+    output = pipe()
+    draw.topology(output.console, topology_of(XEON_SNC))
+    shared = [line for line in output.lines if line.startswith("L3")]
+    assert shared == [f"L3       shared with cell {other}" for other in (1, 0, 3, 2)]
+
+
+def test_of_long_sets_the_start_is_written_and_the_rest_drawn() -> None:
+    output = pipe()
+    draw.topology(output.console, topology_of(POWER_SMT_OFF))
+    ids = ", ".join(str(cpu) for cpu in range(0, 137, 8))
+    assert f"pCPUs    32: {ids} and more" in output.lines
+
+
+def test_pcpus_whose_package_is_not_told_come_last() -> None:
+    machine = Machine(cores=4, dies=2, offline=CpuSet.of(1))
+    output = pipe()
+    draw.topology(output.console, topology_of(machine))
+    titles = [line for line in output.lines if line.startswith("package ") and "  " not in line]
+    assert titles == ["package 0, die 0", "package 0, die 1", "package not told"]
+
+
+def test_an_l3_to_each_core_makes_no_rows_and_what_is_offline_comes_last() -> None:
+    output = pipe()
+    draw.topology(output.console, topology_of(Machine(cores=4, l3_cores=1, offline=CpuSet.of(1))))
+    assert output.lines[-4:-2] == ["[0.] [2.] [3.]", "[1x]"]
 
 
 def test_each_l3_begins_a_row() -> None:

@@ -16,6 +16,7 @@ import pytest
 from agent.events import (
     CpusChanged,
     CpusUnwatched,
+    HostTold,
     Inbox,
     LinkFailed,
     LinkUp,
@@ -48,7 +49,10 @@ def link_up() -> LinkUp:
 
 def told(wake: Wake) -> set[str]:
     """Return the names of the fields that say something."""
-    names = ("guests", "link", "failed", "lost", "unwatched", "cpus", "returned", "reload", "stop")
+    names = (
+        *("guests", "link", "failed", "lost", "unwatched", "cpus", "told"),
+        *("returned", "reload", "stop"),
+    )
     return {name for name in names if getattr(wake, name)}
 
 
@@ -63,6 +67,7 @@ def told(wake: Wake) -> set[str]:
         (LinkLost("gone"), "lost", "connection"),
         (LinkFailed("refused"), "failed", "connection"),
         (CpusChanged(), "cpus", "cpu"),
+        (HostTold(()), "told", "connection"),
         (PinReturned(), "returned", "step"),
         (Reload(), "reload", "signal"),
         (Stop(), "stop", "signal"),

@@ -300,6 +300,14 @@ class TestHypervisor:
         assert not backend.link.occupied(uuid)
 
     @on()
+    def test_the_cells_of_the_host_are_told_with_the_cores_in_them(self, backend: Backend) -> None:
+        cells = backend.hypervisor.cells()
+        assert [cell.id for cell in cells] == list(range(len(cells)))
+        for cell in cells:
+            assert {cpu for cpu, _ in cell.siblings} == set(cell.cpus)
+            assert all(cpu in siblings for cpu, siblings in cell.siblings)
+
+    @on()
     def test_a_guest_that_nobody_knows_is_gone(self, backend: Backend) -> None:
         link, hand = backend.link, backend.hand
         asked: list[Callable[[], object]] = [
@@ -490,6 +498,7 @@ class TestHypervisor:
             lambda: backend.hypervisor.link(print),
             backend.hypervisor.hand,
             backend.hypervisor.roster,
+            backend.hypervisor.cells,
         ):
             with pytest.raises(HypervisorAway):
                 connect()

@@ -52,6 +52,7 @@ class Bench:
         fresh: Collection[str] = (),
         early: Collection[str] = (),
         counted: bool = False,
+        plugged: bool = False,
     ) -> Snapshot:
         """Look at everything, or at `named`; `counted`: the ids of those that run are told."""
         told = Named(
@@ -63,7 +64,12 @@ class Bench:
         self.fake.log.clear()
         everything = not named and not early
         return self.observer.look(
-            self.link, self.settings, self.memory, None if everything else told, busy
+            self.link,
+            self.settings,
+            self.memory,
+            None if everything else told,
+            busy,
+            plugged=plugged,
         )
 
     def id(self, uuid: str) -> int | None:
@@ -145,7 +151,9 @@ def test_after_forget_and_reconsider_the_same_guests_are_found(bench: Bench) -> 
     assert bench.fake.count("persistent_xml") == 1
 
 
-def test_the_host_is_discovered_anew_by_full_looks_and_when_online_changed(bench: Bench) -> None:
+def test_the_host_is_discovered_by_full_looks_and_refreshed_when_online_changed(
+    bench: Bench,
+) -> None:
     uuid = bench.fake.create("a")
     assert bench.look(uuid).host.online == bench.fake.present
     assert bench.fake.count("discover") == 1
@@ -153,9 +161,11 @@ def test_the_host_is_discovered_anew_by_full_looks_and_when_online_changed(bench
     assert bench.fake.count("discover") == 0
     bench.fake.unplug(ONE)
     assert bench.look(uuid).host.online == bench.fake.present - ONE
-    assert bench.fake.count("discover") == 1
+    assert (bench.fake.count("discover"), bench.fake.count("refresh")) == (0, 1)
     bench.look()
-    assert bench.fake.count("discover") == 1
+    assert (bench.fake.count("discover"), bench.fake.count("refresh")) == (1, 0)
+    bench.look(plugged=True)  # perhaps one was added that is not on line
+    assert (bench.fake.count("discover"), bench.fake.count("refresh")) == (0, 1)
 
 
 # --- guests come and go --------------------------------------------------------------------------

@@ -148,6 +148,7 @@ def test_a_pcpu_that_goes_off_line_is_left_at_once_and_taken_again(node: Node) -
     assert node.pool(node.reacted()) == cpus("0-3")
     node.fake.unplug(cpus("1"))
     result = node.cycle(Cause.CPU)
+    assert (node.fake.count("discover"), node.fake.count("refresh")) == (0, 1)
     assert reasons(result) == [Reason.EVACUATE]
     assert node.placed(uuid) == cpus("0,2-3")
     node.assert_settled()

@@ -5,28 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import subprocess
-import sys
-import tempfile
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from agent.cpuset import EMPTY, CpuSet
+from agent.cpuset import CpuSet
 from agent.errors import SysfsError
-from agent.sysfs import Sysfs, _read
+from agent.sysfs import Sysfs
+from agent.sysfs.folder import read
+from tests.damage import CPU, NODE, assert_weaker, replace
 from tests.hosts import (
-    MACHINES,
-    MEMORY,
     TWO_CELLS_EIGHT_CPUS,
     Kernel,
     Machine,
     host,
-    machines,
     write,
 )
 from tests.test_topology import assert_invariants
@@ -34,39 +27,14 @@ from tests.test_topology import assert_invariants
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.topology import Host
 
-CPU = "sys/devices/system/cpu"
-NODE = "sys/devices/system/node"
 ALL_OFFLINE = Machine(offline=CpuSet.of(0, 1), kernel=Kernel(top_level=False))
-SMALL = Machine(
-    packages=2, cores=1, threads=2, memory_only=(5,), isolated=CpuSet.of(1), offline=CpuSet.of(3)
-)
 SECRET = 777  # what a file outside of the root says
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return write(TWO_CELLS_EIGHT_CPUS, tmp_path / "root")
-
-
-@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES.keys())
-def test_a_machine_is_discovered_as_it_is(machine: Machine, tmp_path: Path) -> None:
-    found = Sysfs(write(machine, tmp_path)).discover()
-    assert found.host == host(machine)
-    assert not found.problems
-
-
-@settings(deadline=None)
-@given(machines())
-def test_any_machine_is_discovered_as_it_is_whatever_its_kernel(machine: Machine) -> None:
-    with tempfile.TemporaryDirectory(dir=MEMORY) as directory:
-        sysfs = Sysfs(write(machine, Path(directory)))
-        found = sysfs.discover()
-        assert found.host == host(machine)
-        assert not found.problems
-        assert sysfs.online() == found.host.online
-        assert_invariants(found.host)
 
 
 def test_ids_reach_up_to_the_limit_of_the_kernel(root: Path) -> None:
@@ -191,48 +159,16 @@ def test_a_switch_that_cannot_be_read_does_not_say_online(root: Path) -> None:
     assert "cpu5/online: '': Is a directory" in found.problems[0]
 
 
-@pytest.mark.parametrize(
-    ("top_level", "switches"),
-    [
-        pytest.param(True, 0, id="one file says what is online"),
-        pytest.param(False, 16, id="each pCPU says whether it is online"),
-    ],
-)
-def test_a_file_is_opened_once_at_most(
-    tmp_path: Path,
-    top_level: bool,  # noqa: FBT001 - a column of the table
-    switches: int,
-) -> None:
-    """Counted by a process of its own, since an audit hook stays for good."""
-    machine = Machine(packages=2, cores=4, threads=2, kernel=Kernel(top_level=top_level))
-    watch = (
-        "import sys; from pathlib import Path; from agent.sysfs import Sysfs\n"
-        "sysfs = Sysfs(Path(sys.argv[1])); sysfs.online()\n"
-        "sys.addaudithook(lambda what, args: what == 'open' and print(args[0]))\n"
-        "sysfs.discover()\n"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", watch, write(machine, tmp_path)],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    opened = Counter(run.stdout.splitlines())
-    of_each_pcpu = ("topology", "cache", "core_id", "core_cpus_list", "shared_cpu_list", "die_id")
-    assert {name: opened[name] for name in of_each_pcpu} == dict.fromkeys(of_each_pcpu, 16)
-    assert opened["online"] == switches + 2
-    assert (opened["distance"], opened["isolated"]) == (2, 1)
-    assert not opened.keys() & {"core_siblings_list", "core_cpus", "size", "shared_cpu_map"}
-
-
 def test_a_file_that_comes_in_pages_is_read_whole() -> None:
-    """Long lists of a live kernel do; here a socket hands out one packet a read."""
+    """Long lists of a live kernel do; here a socket hands out one packet a read.
+
+    A page that is not full is the last: to ask once more would have the kernel print it again.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        for page in (b"0-3,", b"5,", b"7"):
+        for page in (b"0," * 2048, b"1," * 4096, b"7", b"8"):
             ours.send(page)
-        ours.shutdown(socket.SHUT_WR)
-        assert _read(theirs.fileno()) == b"0-3,5,7"
+        assert read(theirs.fileno()) == b"0," * 2048 + b"1," * 4096 + b"7"
 
 
 def test_descriptors_are_closed_whatever_is_wrong(root: Path) -> None:
@@ -309,12 +245,34 @@ def test_a_link_out_of_the_root_is_not_followed(path: str, root: Path, tmp_path:
     assert_weaker(found.host, host(TWO_CELLS_EIGHT_CPUS))
 
 
-def test_the_whole_of_sys_may_not_be_a_link_out_of_the_root(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["sys", "sys/devices", "sys/devices/system", CPU])
+def test_what_leads_to_the_pcpus_may_not_be_a_link_out_of_the_root(
+    path: str, root: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "other"
-    other.mkdir()
-    (other / "sys").symlink_to(root / "sys")
+    (other / path).parent.mkdir(parents=True)
+    (other / path).symlink_to(root / path)
+    sysfs = Sysfs(other)
+    for ask in (sysfs.discover, sysfs.refresh, sysfs.online):
+        with pytest.raises(SysfsError, match="no pCPU is online there"):
+            ask()
+
+
+def test_what_is_online_is_not_asked_outside_of_the_root(root: Path, tmp_path: Path) -> None:
+    sysfs = Sysfs(root)
+    assert sysfs.online() == CpuSet(range(8))
+    (root / "sys").rename(tmp_path / "sys")
+    (root / "sys").symlink_to(tmp_path / "sys")
     with pytest.raises(SysfsError, match="no pCPU is online there"):
-        Sysfs(other).discover()
+        sysfs.online()
+
+
+def test_a_list_of_what_is_online_may_not_be_a_link_out_of_the_root(
+    root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "online").write_text("0-3\n")
+    replace(root / CPU / "online", lambda at: at.symlink_to(tmp_path / "online"))
+    assert Sysfs(root).online() == Sysfs(root).discover().host.online == CpuSet(range(8))
 
 
 def test_a_neighbour_with_a_longer_name_is_outside(root: Path, tmp_path: Path) -> None:
@@ -323,109 +281,6 @@ def test_a_neighbour_with_a_longer_name_is_outside(root: Path, tmp_path: Path) -
     (neighbour / file).write_text(str(SECRET))
     replace(root / file, lambda at: at.symlink_to(neighbour / file))
     assert Sysfs(root).discover().host.cpus[0].core is None
-
-
-def replace(path: Path, make: Callable[[Path], object]) -> None:
-    """Put something else in the place of a file or directory."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-    make(path)
-
-
-def truncate(path: Path) -> None:
-    if path.is_file() and not path.is_symlink():
-        path.write_bytes(path.read_bytes()[:1])
-
-
-def loop_of_two(path: Path) -> None:
-    other = path.with_name(f"{path.name}.other")
-    path.symlink_to(other.name)
-    replace(other, lambda at: at.symlink_to(path.name))
-
-
-# What leaves no text behind that could be taken for a fact.
-DAMAGE: dict[str, Callable[[Path], object]] = {
-    "missing": lambda _: None,
-    "empty": Path.touch,
-    "rubbish": lambda path: path.write_bytes(b"\xff\x00rubbish\n\x00"),
-    "huge": lambda path: path.write_bytes(b"0," * 2**19),
-    "a directory": Path.mkdir,
-    "a loop": lambda path: path.symlink_to(path.name),
-    "a loop of two": loop_of_two,
-    "a dangling link": lambda path: path.symlink_to("nowhere"),
-    "a link up": lambda path: path.symlink_to(".."),
-    "a link out": lambda path: path.symlink_to("/proc/self/environ"),
-    "a named pipe": os.mkfifo,
-    "a word": lambda path: path.write_text("(null)\n"),
-}
-
-
-def paths(tree: Path) -> list[Path]:
-    return sorted(path.relative_to(tree) for path in (tree / CPU).parent.rglob("*"))
-
-
-def assert_weaker(told: Host, truth: Host) -> None:
-    """Hold that a host says nothing but the truth, though less of it."""
-    assert_invariants(told)
-    assert told.online == truth.online
-    assert told.isolated in {EMPTY, truth.isolated}
-    for cpu, true in zip(told.cpus, truth.cpus, strict=True):
-        for name in ("cell", "package", "die", "core", "siblings", "l3"):
-            assert getattr(cpu, name) in {None, getattr(true, name)}, (cpu, name)
-    cells = {cell.id: cell for cell in truth.cells}
-    for cell in told.cells:
-        assert cell.cpus <= cells[cell.id].cpus
-        assert cell.memory_bytes in {None, cells[cell.id].memory_bytes}
-        assert set(cell.distances) <= set(cells[cell.id].distances)
-
-
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
-@settings(deadline=None, max_examples=15)
-@given(st.data())
-def test_one_damaged_file_costs_facts_but_makes_none_up(
-    damage: Callable[[Path], object], data: st.DataObject
-) -> None:
-    with tempfile.TemporaryDirectory(dir=MEMORY) as directory:
-        tree = write(SMALL, Path(directory))
-        kept = {Path(CPU), Path(f"{CPU}/present")}  # a host without these has no or other pCPUs
-        replace(
-            tree / data.draw(st.sampled_from([path for path in paths(tree) if path not in kept])),
-            damage,
-        )
-        assert_weaker(Sysfs(tree).discover().host, host(SMALL))
-
-
-@settings(deadline=None, max_examples=50)
-@given(machines(), st.data())
-def test_any_damage_is_survived(machine: Machine, data: st.DataObject) -> None:
-    with tempfile.TemporaryDirectory(dir=MEMORY) as directory:
-        tree = write(machine, Path(directory))
-        kinds = st.sampled_from([*DAMAGE.values(), truncate])
-        for damage in data.draw(st.lists(kinds, min_size=1, max_size=9)):
-            path = tree / data.draw(st.sampled_from(paths(tree)))
-            damage(path) if damage is truncate else replace(path, damage)
-            if not (tree / CPU).is_dir():
-                break
-        try:
-            found = Sysfs(tree).discover()
-        except SysfsError:
-            return
-        assert_invariants(found.host)
-        assert Sysfs(tree).online() == found.host.online
-
-
-def test_each_damage_is_told() -> None:
-    """And not only survived: a line names the file."""
-    for name in ("rubbish", "huge", "a directory", "a loop", "a link out", "a link up", "empty"):
-        with tempfile.TemporaryDirectory(dir=MEMORY) as directory:
-            tree = write(SMALL, Path(directory))
-            replace(tree / CPU / "cpu0/topology/core_id", DAMAGE[name])
-            found = Sysfs(tree).discover()
-            assert len(found.problems) == 1, name
-            assert "cpu0/topology/core_id: " in found.problems[0] or name == "a link up"
-            assert found.host.cpus[0].core is None
 
 
 @pytest.mark.skipif(not Path("/", CPU).is_dir(), reason="this machine has no /sys")

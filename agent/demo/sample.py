@@ -35,6 +35,10 @@ class SampleHost:
         """Return the host."""
         return topology.interpret(_readings())
 
+    def refresh(self) -> Discovery:
+        """Return the same: nothing comes or goes."""
+        return self.discover()
+
     def online(self) -> CpuSet:
         """Return its pCPUs."""
         return topology.online_cpus(_readings())

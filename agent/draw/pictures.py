@@ -158,24 +158,26 @@ def _topology_facts(
 ) -> Iterator[tuple[str, Text]]:
     online = CpuSet.parse(cell["cpus"])
     rows = [row for row in host["cpus"] if row["id"] in online]
-    yield "pCPUs", Text(f"{len(online)}: {words.cpus(cell['cpus'])}")
+    yield "pCPUs", Text(f"{len(online)}: {words.few(cell['cpus'])}")
     yield from _flag_facts(isolated, offline)
     yield "cores", Text(_cores_and_caches(rows))
+    if sharers := _sharers(host, cell, rows):
+        yield "L3", Text(f"shared with cell {words.cpus(str(sharers))}")
     for level in ("package", "die"):
         ids = sorted({row[level] for row in rows} - {None})
         if ids and (level == "package" or len(ids) > 1):
             yield level, Text(", ".join(map(str, ids)))
     if cell["memory_bytes"] is not None:
         yield "memory", Text(f"{cell['memory_bytes'] / 2**30:.1f} GiB")
-    if cell["distances"]:
-        yield "distance", Text(_distances(cell))
+    if distances := _distances(cell):
+        yield "distance", Text(distances)
 
 
 def _flag_facts(isolated: CpuSet, offline: CpuSet) -> Iterator[tuple[str, Text]]:
     if isolated:
-        yield "isolated", Text(words.cpus(str(isolated)), "yellow")
+        yield "isolated", Text(words.few(str(isolated)), "yellow")
     if offline:
-        yield "offline", Text(words.cpus(str(offline)), "red")
+        yield "offline", Text(words.few(str(offline)), "red")
 
 
 def _cores_and_caches(rows: Sequence[Json]) -> str:
@@ -184,15 +186,27 @@ def _cores_and_caches(rows: Sequence[Json]) -> str:
     caches = {row["l3"] for row in rows} - {None}
     noun = "thread" if threads == CpuSet.of(1) else "threads"
     text = f"{len(cores)} of {threads} {noun}"
-    return f"{text}, {words.counted(len(caches), 'L3 cache')}" if caches else text
+    return f"{text}, {len(caches)} L3" if caches else text
+
+
+def _sharers(host: Json, cell: Json, rows: Sequence[Json]) -> CpuSet:
+    """Return the other cells that have pCPUs below the L3s of this one."""
+    below = union(CpuSet.parse(row["l3"]) for row in rows if row["l3"] is not None)
+    return CpuSet(
+        other["id"]
+        for other in host["cells"]
+        if other["id"] != cell["id"] and CpuSet.parse(other["cpus"]) & below
+    )
 
 
 def _distances(cell: Json) -> str:
-    """Return the distances of a cell, the near ones first: `10 to 0, 21 to 1-3`."""
+    """Return the distances to other cells, the near ones first: `12 to 1-3, 21 to 4-7`."""
     by_distance: dict[int, CpuSet] = {}
     for other, distance in cell["distances"].items():
-        by_distance[distance] = by_distance.get(distance, EMPTY) | CpuSet.of(int(other))
-    return ", ".join(f"{far} to {cells}" for far, cells in sorted(by_distance.items()))
+        if int(other) != cell["id"]:
+            by_distance[distance] = by_distance.get(distance, EMPTY) | CpuSet.of(int(other))
+    parts = sorted(by_distance.items())
+    return ", ".join(f"{far} to {words.cpus(str(cells))}" for far, cells in parts)
 
 
 def _plan_facts(row: Json, cell: _Pool) -> Iterator[tuple[str, Text]]:
@@ -280,11 +294,20 @@ def _blocks(host: Json, cell: int) -> tuple[Block, ...]:
     for cpu, core in _cores(rows).items():
         caches = blocks.setdefault(titles[core], {})
         caches.setdefault(rows[core]["l3"] or "", {}).setdefault(core, []).append(cpu)
-    return tuple(Block(title, _caches(caches)) for title, caches in blocks.items())
+    told = sorted(blocks, key=lambda title: title == _UNTOLD)  # stable: in order of their pCPUs
+    return tuple(Block(title, _caches(blocks[title])) for title in told)
 
 
 def _caches(caches: Mapping[str, Mapping[int, list[int]]]) -> tuple[Cache, ...]:
-    return tuple(Cache(bool(l3), tuple(map(tuple, cores.values()))) for l3, cores in caches.items())
+    """Return the cores by L3, those without last; if each core has its own, that tells nothing."""
+    told = [tuple(map(tuple, cores.values())) for l3, cores in caches.items() if l3]
+    untold = [tuple(map(tuple, cores.values())) for l3, cores in caches.items() if not l3]
+    if len(told) > 1 and all(len(cores) == 1 for cores in told):
+        told = [tuple(core for (core,) in told)]
+    return (
+        *(Cache(told=True, cores=cores) for cores in told),
+        *(Cache(told=False, cores=cores) for cores in untold),
+    )
 
 
 def _title(row: Json, *, several: bool) -> str:

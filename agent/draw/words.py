@@ -30,6 +30,7 @@ WIDE: Final = 120
 # Controls, formats (direction of reading, zero width), surrogates, private, unassigned, separators.
 _HOSTILE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _SHORT: Final = 16
+_LONG: Final = 60
 _FEWEST: Final = 8
 """Rows that a table has on the smallest terminal."""
 
@@ -76,6 +77,13 @@ def cpus(text: str | None, none: str = "-") -> str:
     if not text:
         return none
     return text if len(text) <= _SHORT else text.replace(",", ", ")
+
+
+def few(text: str) -> str:
+    """Return a set of pCPUs like `cpus`; of a very long one, which a picture shows, the start."""
+    if len(text) <= _LONG:
+        return cpus(text)
+    return f"{cpus(text[: text.rindex(',', 0, _LONG)])} and more"
 
 
 def decimal(text: object) -> str:

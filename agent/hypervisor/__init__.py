@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 import libvirt
 
 from agent.errors import GuestGone
+from agent.hypervisor import capabilities
 from agent.hypervisor.faults import connect, translated
 from agent.hypervisor.loop import EventLoop, start_event_loop
 from agent.port import GuestEvent, LinkLost, Topic
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.cpuset import CpuSet
+    from agent.topology import ForeignCell
 
     Hear = Callable[[GuestEvent | LinkLost], None]
 
@@ -90,6 +92,17 @@ class Libvirt:
     def keepalive(self, interval: int, count: int) -> None:
         """Have connections to come use these; of an open one libvirt changes nothing."""
         self._keepalive = interval, count
+
+    def cells(self) -> tuple[ForeignCell, ...]:
+        """Connect for one question: the NUMA cells of the host, from libvirt's capabilities."""
+        connection = self._open()
+        try:
+            return capabilities.cells(connection.getCapabilities())
+        except libvirt.libvirtError as error:
+            raise translated(error, connection) from error
+        finally:
+            with contextlib.suppress(libvirt.libvirtError):
+                connection.close()
 
     def _open(self) -> libvirt.virConnect:
         return connect(self._uri, *self._keepalive)

@@ -1,0 +1,155 @@
+"""`python -m benchmarks.discovery`: the host read from sysfs, against lscpu on the same tree.
+
+Whole processes are compared, by the CPU time that the kernel counts for them. What each takes to
+start, before it reads anything, is measured by `--version` and told apart: one is an interpreter.
+Then, in one process: how discovery grows, and what a refresh takes after one pCPU went off line.
+The trees lie in memory. On a live /sys an open costs more, for both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from agent.cpuset import CpuSet
+from agent.sysfs import Sysfs
+from tests.hosts import MEMORY, Machine, write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GOAL_PEER: Final = 1.0
+GOAL_GROWTH: Final = 1.5  # of the time for each pCPU, from the smallest host to the largest
+SIZES: Final = (512, 1024, 2048, 4096, 8192)
+CELLS: Final = 8
+
+OURS: Final = (sys.executable, "-m", "agent")
+PEER: Final = ("lscpu",)
+CPUINFO: Final = "processor\t: {}\nvendor_id\t: none\nmodel name\t: none\n\n"  # or it gives up
+COLUMNS: Final = "CPU,NODE,SOCKET,CORE,CACHE,ONLINE"
+
+
+def machine(pcpus: int) -> Machine:
+    """Return a host of two sockets and eight cells, with an L3 for eight cores."""
+    return Machine(
+        packages=2,
+        cells=CELLS // 2,
+        cores=pcpus // CELLS // 2,
+        threads=2,
+        numbering="interleaved",
+        l3_cores=8,
+    )
+
+
+def spent(*command: str) -> float:
+    """Return the seconds of CPU that a process took, user's and kernel's."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return usage.ru_utime + usage.ru_stime
+
+
+def against_lscpu(folder: Path, turns: int) -> bool:
+    """Compare whole processes, in turns; True if the goal is met."""
+    pcpus = SIZES[0]
+    root = write(machine(pcpus), folder / "whole", whole=True)
+    (root / "proc").mkdir()
+    (root / "proc/cpuinfo").write_text("".join(map(CPUINFO.format, range(pcpus))))
+    commands: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+        "agent": ((*OURS, "topology", "--json", "--sysfs-root", str(root)), (*OURS, "--version")),
+        "lscpu": ((*PEER, f"-p={COLUMNS}", "--sysroot", str(root)), (*PEER, "--version")),
+    }
+    agree(commands["agent"][0], commands["lscpu"][0])
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+    for _ in range(turns):
+        for name, (work, start) in commands.items():
+            times[name].append((spent(*work), spent(*start)))
+    print(f"{pcpus} pCPUs, {CELLS} cells: {turns} turns each, ms of CPU time")
+    work_ms = {}
+    for name, own in times.items():
+        whole = statistics.median(turn[0] for turn in own) * 1e3
+        began = statistics.median(turn[1] for turn in own) * 1e3
+        work_ms[name] = whole - began
+        print(f"  {name}  whole {whole:6.1f}  start {began:6.1f}  work {work_ms[name]:6.1f}")
+    return judged("work, agent to lscpu", work_ms["agent"] / work_ms["lscpu"], GOAL_PEER)
+
+
+def agree(ours: tuple[str, ...], peer: tuple[str, ...]) -> None:
+    """A wrong fast run fails: both must see the same pCPUs in the same cells."""
+    host = json.loads(subprocess.check_output(ours))
+    rows = subprocess.check_output(peer, text=True).splitlines()
+    theirs = [row.split(",")[:2] for row in rows if not row.startswith("#")]
+    if [[str(cpu["id"]), str(cpu["cell"])] for cpu in host["cpus"]] != theirs:
+        raise AssertionError("the two do not see the same host")
+
+
+def growth(folder: Path, turns: int) -> bool:
+    """Measure discovery and refresh for hosts of all sizes; True if the goal is met."""
+    each = {}
+    print("in one process, ms of CPU time: discovery, a pCPU's share of it, refresh")
+    for pcpus in SIZES:
+        whole, again = discovered(folder, pcpus, turns)
+        each[pcpus] = whole / pcpus
+        print(
+            f"  {pcpus:5} pCPUs  {whole * 1e3:7.1f}  {each[pcpus] * 1e3:6.3f}  {again * 1e3:6.1f}"
+        )
+    return judged("share of a pCPU, most to fewest", each[SIZES[-1]] / each[SIZES[0]], GOAL_GROWTH)
+
+
+def discovered(folder: Path, pcpus: int, turns: int) -> tuple[float, float]:
+    """Return what a discovery takes, and a refresh when one pCPU went or came."""
+    whole = machine(pcpus)
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        root = Path(made) / "root"
+        trees = [
+            write(replace(whole, offline=CpuSet(off)), Path(made) / name)
+            for name, off in (("all", ()), ("but one", (pcpus // 2 + 1,)))
+        ]
+        root.symlink_to(trees[0])
+        sysfs = Sysfs(root)
+        times, again = [], []
+        for turn in range(1, turns + 1):
+            times.append(taken(sysfs.discover))
+            root.unlink()
+            root.symlink_to(trees[turn % 2])
+            again.append(taken(sysfs.refresh))
+    return statistics.median(times), statistics.median(again)
+
+
+def taken(call: Callable[[], object]) -> float:
+    """Return the seconds of CPU that a call took."""
+    began = time.process_time()
+    call()
+    return time.process_time() - began
+
+
+def judged(what: str, ratio: float, goal: float) -> bool:
+    """Print a ratio, and return whether it is within its goal."""
+    met = ratio <= goal
+    print(f"  {what}: {ratio:.2f}, goal {goal}: {'met' if met else 'MISSED'}")
+    return met
+
+
+def main() -> int:
+    """Measure, print, and say whether the goals are met."""
+    parser = argparse.ArgumentParser(prog="benchmarks.discovery")
+    parser.add_argument("--turns", type=int, default=15, help="turns of each contestant")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        met = [measure(Path(folder), options.turns) for measure in (against_lscpu, growth)]
+    return 0 if all(met) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
