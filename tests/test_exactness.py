@@ -94,6 +94,17 @@ def test_candidates_are_what_the_rules_leave(random: Random) -> None:
     assert {cell.id: set(cell.candidates) for cell in decided.cells} == expected
 
 
+def distant(random: Random, shown: Host) -> Host:
+    """Return the host with distances of any kind."""
+    cells = (
+        replace(
+            cell, distances=tuple((to, random.choice([12, 20, 32])) for to, _ in cell.distances)
+        )
+        for cell in shown.cells
+    )
+    return replace(shown, cells=tuple(cells))
+
+
 @settings(max_examples=examples(1000, 20_000))
 @given(RANDOMS)
 def test_homes_are_where_the_rules_send_each_guest_in_turn(random: Random) -> None:
@@ -101,6 +112,7 @@ def test_homes_are_where_the_rules_send_each_guest_in_turn(random: Random) -> No
     if chance(random, 0.7):
         spill = replace(world.settings.default, on_shortage=OnShortage.SPILL)
         world = replace(world, settings=replace(world.settings, default=spill))
+    world = replace(world, host=distant(random, world.host))
     found = {one.uuid: one.cell for one in world.plan().guests if one.managed}
     assert found == oracles.homes(world)
 
