@@ -18,12 +18,12 @@ from agent.cpuset import EMPTY, CpuSet, union
 from agent.groups import beside
 from agent.policy import Policy
 from agent.pool import PoolSource, SetAside, Smt
+from agent.snapshot import followers, released
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from agent.cpuset import CellId
-    from agent.domainxml import Pins
     from agent.groups import CellGroups
     from agent.pool import CellSettings
     from agent.question import Question
@@ -140,13 +140,20 @@ def _foreign_pins(question: Question) -> CpuSet:
 
 
 def _own_pins(question: Question, guest: Guest) -> Iterator[CpuSet | None]:
-    """Yield a guest's pins; of one that we placed, and is to be released, the original ones."""
+    """Yield a guest's pins; of one that we placed, those that it has once it is released."""
     memory = question.memory.guest(guest.uuid, guest.start)
-    ours = memory is not None and memory.placed is not None
-    pins: Pins = guest.original if ours else guest.domain.pins
-    yield pins.emulator
-    for _, cpus in pins.iothreads:
-        yield cpus
+    placed = memory.placed if memory is not None else None
+    if placed is None:
+        yield guest.domain.emulator
+        for thread in guest.domain.iothreads:
+            yield thread.cpus
+        return
+    back = released(guest, question.host.online)
+    yield back
+    following = {thread.id for thread in followers(guest, guest.original)}
+    for thread in guest.domain.iothreads:
+        moved = question.settings.iothreads or thread.cpus == placed
+        yield back if moved and thread.id in following else thread.cpus
 
 
 def _set_aside(

@@ -163,6 +163,7 @@ class _Spill:
         self._spilling = spilling
         self._room = dict(capacity)
         self._homes: dict[str, Home] = {}
+        self._full: set[CellId] = set()  # whose own guests do not fit: for nobody else
 
     def assign(self, managed: Sequence[Guest]) -> dict[str, Home]:
         away = {guest.uuid: memory for guest in managed if (memory := self._away(guest))}
@@ -171,8 +172,7 @@ class _Spill:
             for guest in managed
             if guest.uuid not in away and not self._settle(guest, self._natural[guest.uuid])
         ]
-        for guest in overflow:
-            self._room[self._natural[guest.uuid]] = Fraction(0)  # full for all but its natives
+        self._full = {self._natural[guest.uuid] for guest in overflow}
         absent = [guest for guest in managed if guest.uuid in away]
         absent = [guest for guest in absent if not self._returns(guest, away[guest.uuid])]
         absent = [guest for guest in absent if not self._stays(guest, away[guest.uuid])]
@@ -191,6 +191,8 @@ class _Spill:
         return self._natural[guest.uuid] in self._spilling
 
     def _fits(self, guest: Guest, cell: CellId) -> bool:
+        if cell in self._full and cell != self._natural[guest.uuid]:
+            return False
         return guest.verdict.weight <= self._room[cell]
 
     def _settle(self, guest: Guest, cell: CellId, room_since: float | None = None) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from agent.cpuset import EMPTY
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -85,3 +87,15 @@ def followers(guest: Guest, original: Pins) -> Iterator[IoThread]:
         pin = original.iothread(thread.id)
         if pin is not None and pin == original.emulator and not thread.realtime:
             yield thread
+
+
+def released(guest: Guest, online: CpuSet) -> CpuSet:
+    """Return what a release pins to.
+
+    That is the original pin as far as it can be had now, else where no pin would put the guest.
+    """
+    limit = online
+    if guest.kernel is not None and guest.kernel.parent is not None:
+        limit &= guest.kernel.parent
+    own = (guest.original.emulator or EMPTY) & limit
+    return own or (guest.domain.vcpu_cpuset or EMPTY) & limit or limit

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from agent.cpuset import EMPTY
-from agent.snapshot import followers
+from agent.snapshot import followers, released
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -199,7 +198,7 @@ def _misfits(guest: Guest, threads: Iterable[Thread], cpus: CpuSet, present: Pre
 
 
 def _release(guest: Guest, placed: CpuSet | None, present: Present) -> Iterator[Step]:
-    target = _original(guest, present)
+    target = released(guest, present.online)
     record = guest.domain.emulator
     touched = record is not None or guest.original.emulator is not None
     if touched and target and record != target:
@@ -214,16 +213,7 @@ def _release(guest: Guest, placed: CpuSet | None, present: Present) -> Iterator[
 
 def _abandon(guest: Guest, placed: CpuSet | None, present: Present) -> Iterator[Step]:
     """Give those iothreads back that we moved before they were told not to follow any more."""
-    target = _original(guest, present)
+    target = released(guest, present.online)
     for thread in followers(guest, guest.original):
         if placed is not None and thread.cpus == placed and target and placed != target:
             yield Step(guest.uuid, Kind.IOTHREAD, thread.id, placed, target, Reason.RELEASE)
-
-
-def _original(guest: Guest, present: Present) -> CpuSet:
-    """Return the original pin as far as it can be had now, else where no pin would put it."""
-    limit = present.online
-    if guest.kernel is not None and guest.kernel.parent is not None:
-        limit &= guest.kernel.parent
-    own = (guest.original.emulator or EMPTY) & limit
-    return own or (guest.domain.vcpu_cpuset or EMPTY) & limit or limit

@@ -14,8 +14,17 @@ from agent.candidates import GRACE, Candidates, discover
 from agent.cpuset import CpuSet
 from agent.groups import group
 from agent.policy import Policy
-from agent.pool import PoolSettings, PoolSource, Smt
-from tests.builders import cell_settings, cpus, guest, host, pool_settings, repinned, uuid_of
+from agent.pool import GuestMemory, Memory, PoolSettings, PoolSource, Smt
+from tests.builders import (
+    cell_settings,
+    cpus,
+    guest,
+    host,
+    pool_settings,
+    relabelled,
+    repinned,
+    uuid_of,
+)
 from tests.worlds import World
 
 if TYPE_CHECKING:
@@ -151,6 +160,18 @@ def test_the_pin_that_we_gave_a_guest_which_is_managed_no_more_is_not_its_own() 
     assert str(found(world).cells[EIGHT.cells[0].id]) == "6", "7 is its own again, 6 is ours"
     foreign = replace(world, memory=replace(world.memory, guests={}))
     assert str(found(foreign).cells[EIGHT.cells[0].id]) == "7"
+
+
+def test_an_iothread_that_a_release_leaves_where_it_is_keeps_its_pcpu_to_itself() -> None:
+    one = guest(1, emulator="2-3", original="4-5", iothreads=["1"])
+    known = GuestMemory(one.start, replace(one.original, iothreads=()), placed=cpus("2-3"))
+    ignored = relabelled(replace(one, original=known.original))
+    world = World(EIGHT, (ignored,), memory=Memory(guests={one.uuid: known}))
+    assert candidates_of(world) == candidates_of(world.settle()) == "0,2-7"
+
+
+def candidates_of(world: World) -> str:
+    return str(found(world).cells[EIGHT.cells[0].id])
 
 
 @pytest.mark.parametrize(

