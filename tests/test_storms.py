@@ -104,9 +104,10 @@ def reboots(settings: PoolSettings, guests: tuple[Guest, ...], pause: float) -> 
     storm.steps.clear()
     for number, one in enumerate(guests, 1):
         off = replace(one, domain=replace(one.domain, id=None), start="")
-        storm.wake(*storm.present(without={number}), off, after=pause)
+        storm.wake(*storm.present(without={number}), off)
+        storm.wake(*storm.world.guests, after=pause)
         again = replace(one, start=f"again-{number}", age=100 + number)
-        storm.wake(*storm.present(without={number}), again, after=2)
+        storm.wake(*storm.present(without={number}), again)
     return storm
 
 
