@@ -161,12 +161,22 @@ class _Spill:
         self._memory = memory
         self._natural = natural
         self._spilling = spilling
-        self._room = dict(capacity)
+        self._capacity = capacity
+        self._room: dict[CellId, Fraction] = {}
         self._homes: dict[str, Home] = {}
         self._full: set[CellId] = set()  # whose own guests do not fit: for nobody else
 
     def assign(self, managed: Sequence[Guest]) -> dict[str, Home]:
+        """Return all homes; who has to come home for want of room elsewhere is a native again."""
         away = {guest.uuid: memory for guest in managed if (memory := self._away(guest))}
+        while driven_home := self._try(managed, away):
+            for uuid in driven_home:
+                del away[uuid]
+        return self._homes
+
+    def _try(self, managed: Sequence[Guest], away: Mapping[str, GuestMemory]) -> list[str]:
+        """Give homes; return those of `away` that found no room anywhere."""
+        self._room, self._homes = dict(self._capacity), {}
         overflow = [
             guest
             for guest in managed
@@ -176,14 +186,14 @@ class _Spill:
         absent = [guest for guest in managed if guest.uuid in away]
         absent = [guest for guest in absent if not self._returns(guest, away[guest.uuid])]
         absent = [guest for guest in absent if not self._stays(guest, away[guest.uuid])]
-        for guest in sorted(absent + overflow, key=lambda guest: guest.seniority):
-            self._spill(guest)
-        return self._homes
+        elsewhere = sorted(absent + overflow, key=lambda guest: guest.seniority)
+        homeless = [guest.uuid for guest in elsewhere if not self._spill(guest)]
+        return [uuid for uuid in homeless if uuid in away]
 
     def _away(self, guest: Guest) -> GuestMemory | None:
         """Return the memory of a guest that is remote now."""
         memory = self._memory.guest(guest.uuid, guest.start)
-        if memory is None or memory.home not in self._room or not self._may_spill(guest):
+        if memory is None or memory.home not in self._capacity or not self._may_spill(guest):
             return None
         return memory if memory.home != self._natural[guest.uuid] else None
 
@@ -220,12 +230,14 @@ class _Spill:
         since = self._room_since(memory) if has_room else None
         return memory.home is not None and self._settle(guest, memory.home, since)
 
-    def _spill(self, guest: Guest) -> None:
+    def _spill(self, guest: Guest) -> bool:
         """Settle a guest in the nearest cell that has room; at home after all if none has."""
         natural = self._natural[guest.uuid]
         near = next(cell for cell in self._question.host.cells if cell.id == natural)
         far = dict(near.distances)
         others = sorted(self._room.keys() - {natural}, key=lambda cell: (far.get(cell, inf), cell))
-        if not any(self._settle(guest, cell) for cell in others):
-            self._room[natural] -= guest.verdict.weight
-            self._homes[guest.uuid] = Home(natural, natural)
+        if any(self._settle(guest, cell) for cell in others):
+            return True
+        self._room[natural] -= guest.verdict.weight
+        self._homes[guest.uuid] = Home(natural, natural)
+        return False

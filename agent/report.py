@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from agent.accounting import Bill
     from agent.candidates import Warned
@@ -81,6 +81,31 @@ def step(one: Step) -> Json:
 def warning(one: Warned) -> Json:
     """Return one row of `warnings`; a guest of None is the host."""
     return {"guest": one.guest, "field": one.field, "text": one.text}
+
+
+def comparison(answers: Mapping[Fraction, tuple[Plan, tuple[Step, ...]]]) -> Json:
+    """Return what each ratio would come to; `cpus_freed` is against one pCPU for each guest."""
+    return {
+        "schema": SCHEMA,
+        "ratios": [
+            _answer(ratio, decided, steps) for ratio, (decided, steps) in sorted(answers.items())
+        ],
+    }
+
+
+def _answer(ratio: Fraction, decided: Plan, steps: Iterable[Step]) -> Json:
+    cells = decided.cells
+    guests = sum(cell.guests for cell in cells)
+    pooled = sum(len(cell.emulator_cpus) for cell in cells)
+    return {
+        "ratio": str(ratio),
+        "cells": [_cell(cell) for cell in cells],
+        "guests": guests,
+        "guests_moved": len({step.uuid for step in steps}),
+        "pool_cpus": pooled,
+        "cpus_freed": guests - pooled,
+        "shortage": sum(cell.shortage for cell in cells),
+    }
 
 
 def cpus(value: CpuSet | None) -> str | None:

@@ -119,6 +119,28 @@ def account(document: Json) -> RenderableType:
     return table
 
 
+def comparison(document: Json) -> RenderableType:
+    """Return one row per ratio: each cell's pool, who moves, and what one pCPU each would cost."""
+    rows = document["ratios"]
+    cells = [cell["id"] for cell in rows[0]["cells"]]
+    table = _table("ratio", *(f"pool of cell {cell}" for cell in cells))
+    for column in ("pool pCPUs", "guests", "moved", "freed", "short of"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        pools = (_counted_pool(cell) for cell in row["cells"])
+        numbers = ("pool_cpus", "guests", "guests_moved", "cpus_freed", "shortage")
+        style = "red" if row["shortage"] else ""
+        ratio = words.decimal(row["ratio"]).rstrip("0").rstrip(".")
+        _add(table, ratio, *pools, *(str(row[key]) for key in numbers), style=style)
+    note = "freed: pCPUs, against one of its own for each guest"
+    return Group(table, Text(note, "dim"))
+
+
+def _counted_pool(cell: Json) -> str:
+    cpus = CpuSet.parse(cell["pool"])
+    return f"{len(cpus)}: {words.cpus(cell['pool'])}" if cpus else "-"
+
+
 def _billed(row: Json) -> tuple[str, str, int]:
     return row["name"], row["uuid"], -1 if row["cell"] is None else row["cell"]
 

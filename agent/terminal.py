@@ -1,0 +1,85 @@
+"""What all commands share on a terminal: the configuration, warnings, errors of one line.
+
+Exit status: 0 done; 1 the answer is no; 2 usage; 3 libvirt or the daemon cannot be reached.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import click
+
+from agent import config as configuration
+from agent.errors import ConfigError, EmupoolError, HypervisorAway, NotPermitted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from rich.console import Console
+
+    from agent.config import Config
+
+DEFAULT_CONFIG: Final = Path("/etc/emupool/config.toml")
+NO: Final = 1
+USAGE: Final = 2
+UNREACHABLE: Final = 3
+
+
+def load(path: Path | None) -> Config:
+    """Return the configuration; without a file of the default name, the defaults."""
+    if path is None and not DEFAULT_CONFIG.exists():
+        return configuration.Config()
+    return configuration.load(path or DEFAULT_CONFIG)
+
+
+def print_json(document: Any) -> None:  # noqa: ANN401 - JSON
+    """Print a document as JSON, for people and programs."""
+    click.echo(json.dumps(document, indent=2))
+
+
+def console() -> Console:
+    """Return where pictures are drawn: standard output."""
+    from rich.console import Console  # noqa: PLC0415
+
+    return Console(soft_wrap=not sys.stdout.isatty())
+
+
+def warn_line(text: str) -> None:
+    """Print a warning, on standard error."""
+    click.echo(f"emupool: warning: {plain(text)}", err=True)
+
+
+def warn(warning: dict[str, str | None]) -> None:
+    """Print one row of `warnings`, likewise."""
+    about = f"{plain(warning['guest'])}: " if warning["guest"] else ""
+    field, text = plain(warning["field"] or ""), plain(warning["text"] or "")
+    click.echo(f"emupool: warning: {about}{field}: {text}", err=True)
+
+
+def plain(text: str | None) -> str:
+    """Return one line without control characters; names are a tenant's text."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text or "")[:300]
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn the errors that this program knows into lines and an exit status."""
+    try:
+        yield
+    except ConfigError as error:
+        fail(str(error).splitlines(), NO)
+    except (HypervisorAway, NotPermitted) as error:
+        fail([str(error)], UNREACHABLE)
+    except EmupoolError as error:
+        fail([str(error)], getattr(error, "exit_status", NO))
+
+
+def fail(lines: Iterable[str], code: int) -> NoReturn:
+    """Print errors on standard error, a line each, and exit."""
+    for line in lines:
+        click.echo(f"emupool: {plain(line)}", err=True)
+    sys.exit(code)
