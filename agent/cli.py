@@ -27,6 +27,7 @@ from agent.terminal import (
     one_line_errors,
     plain,
     print_json,
+    source_of,
     warn,
     warn_line,
 )
@@ -271,6 +272,27 @@ def account(
         from agent import draw  # noqa: PLC0415
 
         draw.account(console(), document)
+
+
+@emupool.command()
+@config_option
+@click.argument("file", type=_FILE)
+def collect(config_path: Path | None, file: Path) -> None:
+    """Gather in FILE.tar.gz what a plan of this host is made from.
+
+    For a report, or a replay elsewhere. Secrets in definitions are left out, names of guests are
+    not; only you may read FILE.
+    """
+    from agent import collecting  # noqa: PLC0415
+
+    with one_line_errors():
+        source = source_of(config_path)
+        domains = collecting.collect(load(config_path), source, file, warn_line)
+        click.echo(
+            f"{file}: {domains} domains; unpack it, and in emupool-collect ask: emupool plan"
+        )
+        config = " --config config.toml" if source is not None else ""
+        click.echo(f"  --sysfs-root root --domains domains --state state.json{config}")
 
 
 @emupool.command()

@@ -137,13 +137,18 @@ class _NoDoctype(ET.TreeBuilder):
 
 def parse(text: str) -> Domain:
     """Read one `<domain>`, live (with an id) or persistent; GuestFailed if it is none."""
+    return _Reader(read(text)).domain()
+
+
+def read(text: str) -> ET.Element:
+    """Return the `<domain>` element that `text` is; GuestFailed if it is none."""
     try:
         root = ET.fromstring(text, ET.XMLParser(target=_NoDoctype()))  # noqa: S314 - entities need a DOCTYPE, refused above
     except (ET.ParseError, ValueError) as error:
         raise GuestFailed(f"domain XML: {error}") from None
     if root.tag != "domain":
         raise GuestFailed(f"domain XML: the root element is {root.tag[:40]!r}, not 'domain'")
-    return _Reader(root).domain()
+    return root
 
 
 class _Reader:

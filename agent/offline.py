@@ -73,7 +73,7 @@ def read_files(sysfs: Sysfs, domains: Path, state: Path | None, guests: GuestSet
     """Look at files; Refused, SysfsError or StateError if they cannot be read."""
     saved = NO_STATE if state is None else load_file(state)
     found, failures = from_documents(_documents(domains), guests, saved.memory)
-    return Seen(sysfs.discover().host, found, saved, failures)
+    return Seen(sysfs.discover().host, found, saved, failures, saved.partition)
 
 
 def read_libvirt(

@@ -5,6 +5,7 @@ CPU sets are strings in the kernel's notation, exact numbers strings of the redu
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,6 +32,11 @@ def plan(decided: Plan, steps: Iterable[Step]) -> Json:
         "steps": [step(one) for one in steps],
         "warnings": [warning(one) for one in decided.warnings],
     }
+
+
+def as_text(document: Json) -> str:
+    """Return a document as it is printed and kept."""
+    return json.dumps(document, indent=2)
 
 
 def _cell(cell: NUMACell) -> Json:

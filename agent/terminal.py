@@ -5,7 +5,6 @@ Exit status: 0 done; 1 the answer is no; 2 usage; 3 libvirt or the daemon cannot
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 
 from agent import config as configuration
+from agent import report
 from agent.errors import ConfigError, EmupoolError, HypervisorAway, NotPermitted
 
 if TYPE_CHECKING:
@@ -29,16 +29,20 @@ USAGE: Final = 2
 UNREACHABLE: Final = 3
 
 
+def source_of(path: Path | None) -> Path | None:
+    """Return the configuration file to read, None if none is named nor in the usual place."""
+    return DEFAULT_CONFIG if path is None and DEFAULT_CONFIG.exists() else path
+
+
 def load(path: Path | None) -> Config:
     """Return the configuration; without a file of the default name, the defaults."""
-    if path is None and not DEFAULT_CONFIG.exists():
-        return configuration.Config()
-    return configuration.load(path or DEFAULT_CONFIG)
+    source = source_of(path)
+    return configuration.Config() if source is None else configuration.load(source)
 
 
 def print_json(document: Any) -> None:  # noqa: ANN401 - JSON
     """Print a document as JSON, for people and programs."""
-    click.echo(json.dumps(document, indent=2))
+    click.echo(report.as_text(document))
 
 
 def console() -> Console:
