@@ -145,7 +145,8 @@ def test_a_bundle_of_a_live_host_is_replayed_into_the_same_plan(
     service.start()
     wait(lambda: service.cycles() > 1, "a cycle")
     assert service.stop() == 0
-    make_guest("fourth", metadata_policy="isolate", emulatorpin="1").define().start()
+    fourth = make_guest("fourth", metadata_policy="isolate", emulatorpin="1").define().start()
+    libvirtd.virsh("emulatorpin", fourth.uuid, "0", "--live")  # what it was started with is 1
     file = tmp_path / "bundle.tar.gz"
     done = service.run("collect", str(file), "--config", str(service.config))
     assert done.returncode == 0, done.stderr
