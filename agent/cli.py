@@ -27,6 +27,7 @@ from agent.terminal import (
     one_line_errors,
     plain,
     print_json,
+    progress,
     source_of,
     warn,
     warn_line,
@@ -64,6 +65,15 @@ def _ratios(_ctx: object, _param: object, values: Sequence[str]) -> tuple[Fracti
             raise click.BadParameter(f"{value!r} is not a decimal number from 0.01 to 1000")
         ratios.append(ratio)
     return tuple(ratios)
+
+
+ratios_option = click.option(
+    "--ratio",
+    "ratios",
+    multiple=True,
+    callback=_ratios,
+    help="What if emulator_overcommit_ratio were this? Several are compared.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
@@ -118,13 +128,7 @@ def run(config_path: Path | None, *, dry_run: bool) -> None:
 @sysfs_option
 @domains_option
 @click.option("--state", type=_FILE, help="Take the present pools from a state file.")
-@click.option(
-    "--ratio",
-    "ratios",
-    multiple=True,
-    callback=_ratios,
-    help="What if emulator_overcommit_ratio were this? Several are compared.",
-)
+@ratios_option
 @json_option
 def plan(
     config_path: Path | None,
@@ -293,6 +297,53 @@ def collect(config_path: Path | None, file: Path) -> None:
         )
         config = " --config config.toml" if source is not None else ""
         click.echo(f"  --sysfs-root root --domains domains --state state.json{config}")
+
+
+@emupool.command()
+@config_option
+@sysfs_option
+@click.option("--trace", type=_FILE, help="CSV: time,guest,event[,vcpus,cells,policy,weight,pins].")
+@click.option("--generate", type=click.IntRange(1), help="Make up a trace of so many events.")
+@click.option("--seed", type=int, default=0, help="The same seed makes up the same trace.")
+@ratios_option
+@click.option("--svg", type=_FILE, help="Draw a chart.")
+@json_option
+def simulate(
+    config_path: Path | None,
+    sysfs_root: Path | None,
+    trace: Path | None,
+    generate: int | None,
+    seed: int,
+    ratios: tuple[Fraction, ...],
+    svg: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Replay arrivals and departures of guests: what would pools have been?
+
+    The host is empty at first, and takes whoever fits. Give --trace, or --generate (with --trace
+    the made-up trace is written there), and --ratio as often as you like.
+    """
+    from agent import simulating  # noqa: PLC0415
+
+    if trace is None and generate is None:
+        raise click.UsageError("give --trace FILE, or --generate N for a made-up trace")
+    with one_line_errors():
+        config = load(config_path)
+        host = reach.sysfs(sysfs_root).discover().host
+        lines = simulating.lines(host, trace, generate, seed)
+        asked = ratios or (config.pool.default.ratio,)
+        name = str(trace or "made up")
+        with progress() as told:
+            document = simulating.simulate(host, config.pool, asked, lines, name, told)
+        if svg is not None:
+            simulating.save(svg, simulating.draw(document))
+        if as_json:
+            print_json(document)
+            return
+        from agent import draw  # noqa: PLC0415
+
+        draw.simulation(console(), document)
 
 
 @emupool.command()

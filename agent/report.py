@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from agent.candidates import Warned
     from agent.cpuset import CpuSet
     from agent.planner import InstanceNUMACell, NUMACell, Plan
+    from agent.simulation import Outcome
     from agent.transition import Step
 
 SCHEMA: Final = 1
@@ -111,6 +112,51 @@ def _answer(ratio: Fraction, decided: Plan, steps: Iterable[Step]) -> Json:
         "pool_cpus": pooled,
         "cpus_freed": guests - pooled,
         "shortage": sum(cell.shortage for cell in cells),
+    }
+
+
+def simulation(outcomes: Iterable[Outcome], cpus_online: int) -> Json:
+    """Return what a trace came to at each ratio; a series has the largest of each stretch."""
+    rows = sorted(outcomes, key=lambda outcome: outcome.ratio)
+    seconds = max((row.last - (row.first or 0.0) for row in rows), default=0.0)
+    return {
+        "schema": SCHEMA,
+        "cpus": cpus_online,
+        "seconds": seconds,
+        "events": max((row.events for row in rows), default=0),
+        "ratios": [_outcome(row, seconds or 1.0) for row in rows],
+    }
+
+
+def _outcome(row: Outcome, seconds: float) -> Json:
+    start = row.first or 0.0
+    return {
+        "ratio": str(row.ratio),
+        "wakes": row.wakes,
+        "guests": row.fitted,
+        "guests_refused": row.refused,
+        "guests_isolated": row.fitted_isolated,
+        "more_guests": row.fitted - row.fitted_isolated,
+        "pool_cpus": {"mean": round(row.pool_seconds / seconds, 3), "peak": row.peak_pool},
+        "isolated_cpus": {"mean": round(row.burnt_seconds / seconds, 3), "peak": row.peak_burnt},
+        "occupancy": round(row.weight_seconds / (row.capacity_seconds or 1.0), 3),
+        "repins": dict(sorted(row.repins.items())),
+        "growths": row.growths,
+        "shrinks": row.shrinks,
+        "shortage": {
+            "cell_seconds": round(row.shortage_seconds, 3),
+            "peak": row.peak_shortage,
+        },
+        "series": [
+            {
+                "time": round(point.time - start, 3),
+                "guests": point.guests,
+                "pool_cpus": point.pool,
+                "isolated_cpus": point.burnt,
+                "shortage": point.shortage,
+            }
+            for point in row.series
+        ],
     }
 
 

@@ -17,7 +17,7 @@ from agent import report
 from agent.errors import ConfigError, EmupoolError, HypervisorAway, NotPermitted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from rich.console import Console
 
@@ -67,6 +67,22 @@ def warn(warning: dict[str, str | None]) -> None:
 def plain(text: str | None) -> str:
     """Return one line without control characters; names are a tenant's text."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text or "")[:300]
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """Give a function that shows how far a long run is, on a terminal, in one line."""
+    shown = sys.stderr.isatty()
+
+    def tell(text: str) -> None:
+        if shown:
+            click.echo(f"\r{text}\x1b[K", nl=False, err=True)
+
+    try:
+        yield tell
+    finally:
+        if shown:
+            click.echo("\r\x1b[K", nl=False, err=True)
 
 
 @contextmanager

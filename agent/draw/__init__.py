@@ -82,6 +82,11 @@ def comparison(console: Console, document: Json) -> None:
     _print(console, [tables.comparison(document)], Paper.of(console))
 
 
+def simulation(console: Console, document: Json) -> None:
+    """Print what a trace came to at each ratio."""
+    _print(console, [tables.simulation(document)], Paper.of(console))
+
+
 def picture(document: Json, host: Json | None, paper: Paper) -> RenderableType:
     """Return the cells of a plan or status, with the legend."""
     return cells.draw(pictures.of_plan(document, host), paper, cells.IN_PLAN)
