@@ -332,8 +332,7 @@ def simulate(
         config = load(config_path)
         host = reach.sysfs(sysfs_root).discover().host
         lines = simulating.lines(host, trace, generate, seed)
-        asked = ratios or (config.pool.default.ratio,)
-        name = str(trace or "made up")
+        asked, name = ratios or (config.pool.default.ratio,), str(trace or "made up")
         with progress() as told:
             document = simulating.simulate(host, config.pool, asked, lines, name, told)
         if svg is not None:

@@ -103,7 +103,7 @@ def draw(document: dict[str, Any]) -> str:
         panels.append(Panel("pCPUs that pools were short of", _lines(rows, "shortage")))
     best = min(rows, key=lambda row: row["pool_cpus"]["mean"])
     saved = best["isolated_cpus"]["mean"] - best["pool_cpus"]["mean"]
-    title = f"{saved:.0f} of {document['cpus']} pCPUs given back at ratio {_ratio(best)}"
+    title = f"{saved:.1f} of {document['cpus']} pCPUs given back at ratio {_ratio(best)}"
     each, pooled = best["isolated_cpus"]["mean"], best["pool_cpus"]["mean"]
     subtitle = (
         f"{best['guests']:,} guests; a pCPU of its own for each would take {each:.1f} on average, "

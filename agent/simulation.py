@@ -84,17 +84,22 @@ class Outcome:
     stretch: float = 1.0
 
     def mark(self, point: Point) -> None:
-        """Add a point to the series; where it is full, two points become one."""
-        if self.series and point.time < self.series[-1].time + self.stretch:
-            self.series[-1].widen(point)
-            return
-        self.series.append(point)
-        if len(self.series) > POINTS:
+        """Add a point to the series; where that is full, its stretches become twice as long."""
+        self._add(point)
+        while len(self.series) > POINTS:
             self.stretch *= 2
-            thinned = self.series[::2]
-            for kept, merged in zip(thinned, self.series[1::2], strict=False):
-                kept.widen(merged)
-            self.series = thinned
+            whole, self.series = self.series, []
+            for one in whole:
+                self._add(one)
+
+    def _add(self, point: Point) -> None:
+        if self.series and self._slot(self.series[-1]) == self._slot(point):
+            self.series[-1].widen(point)
+        else:
+            self.series.append(point)
+
+    def _slot(self, point: Point) -> int:
+        return int((point.time - (self.first or 0.0)) // self.stretch)
 
 
 class _Packing:
