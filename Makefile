@@ -8,7 +8,7 @@ CODE := agent tests $(wildcard benchmarks)
 # More arguments for pytest and for the benchmarks: make test ARGS='-k planner -x'
 ARGS ?=
 
-.PHONY: help demo test check format lint types soak bench test-fresh clean setup setup-runtime
+.PHONY: help demo test check format lint types soak bench bench-plan test-fresh clean setup setup-runtime
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 14
@@ -36,6 +36,9 @@ types: setup ## mypy, strict
 
 bench: setup ## measure against a bare libvirt client
 	@$(PYTHON) -m benchmarks $(ARGS)
+
+bench-plan: setup ## measure planning: hosts of 16 to 4096 pCPUs, up to 2000 guests
+	@$(PYTHON) -m benchmarks.planning $(ARGS)
 
 test-fresh: ## prove the set-up: demo and test in a new Debian 12 (root, mmdebstrap)
 	@tools/test-fresh.sh

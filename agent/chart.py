@@ -31,6 +31,7 @@ class Line:
     name: str
     points: Sequence[tuple[float, float]]
     plain: bool = False
+    stairs: bool = True  # each value holds until the next point
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,17 @@ class Panel:
     lines: Sequence[Line]
 
 
-def draw(title: str, subtitle: str, panels: Sequence[Panel], end: float) -> str:
-    """Return the picture; all panels share the time from 0 to `end` seconds."""
+def draw(
+    title: str,
+    subtitle: str,
+    panels: Sequence[Panel],
+    end: float,
+    unit: tuple[float, str] | None = None,
+) -> str:
+    """Return the picture; all panels go from 0 to `end`: seconds, or what `unit` says they are.
+
+    A unit is how much one of it is, and its name.
+    """
     height = _TOP + len(panels) * (_PANEL + _GAP) + 10
     size = f'width="{WIDTH}" height="{height}"'
     box = f'viewBox="0 0 {WIDTH} {height}" font-family="Helvetica, Arial, sans-serif"'
@@ -53,11 +63,12 @@ def draw(title: str, subtitle: str, panels: Sequence[Panel], end: float) -> str:
         _text(_LEFT, 68, subtitle, size=15, fill="#495057"),
     ]
     for number, panel in enumerate(panels):
-        body += _panel(panel, _TOP + number * (_PANEL + _GAP) + 24, max(end, 1.0))
+        top = _TOP + number * (_PANEL + _GAP) + 24
+        body += _panel(panel, top, max(end, 1.0), unit or _clock(end))
     return "\n".join([*body, "</svg>"]) + "\n"
 
 
-def _panel(panel: Panel, top: float, end: float) -> Iterator[str]:
+def _panel(panel: Panel, top: float, end: float, unit: tuple[float, str]) -> Iterator[str]:
     highest = max((value for line in panel.lines for _, value in line.points), default=1.0) or 1.0
     step = _step(highest, 4)
     most = ceil(highest / step) * step
@@ -67,7 +78,7 @@ def _panel(panel: Panel, top: float, end: float) -> Iterator[str]:
         y = top + _PANEL * (1 - tick * step / most)
         yield f'<path d="M{_LEFT} {y:.1f}h{width}" stroke="#e9ecef"/>'
         yield _text(_LEFT - 8, y + 5, f"{tick * step:g}", size=13, fill=_GREY, anchor="end")
-    yield from _clock(top + _PANEL, end, width)
+    yield from _across(top + _PANEL, end, width, unit)
     labels = []
     for number, line in enumerate(panel.lines):
         colour = _GREY if line.plain else _COLOURS[number % len(_COLOURS)]
@@ -76,18 +87,18 @@ def _panel(panel: Panel, top: float, end: float) -> Iterator[str]:
             for at, value in line.points
         ]
         if scaled:
-            yield _stairs(scaled, _LEFT + width, colour, plain=line.plain)
+            yield _path(line, scaled, _LEFT + width, colour)
             labels.append((scaled[-1][1], line.name, colour))
     yield from _labels(labels, _LEFT + width + 10, top)
 
 
-def _stairs(
-    points: Sequence[tuple[float, float]], right: float, colour: str, *, plain: bool
-) -> str:
-    """Return a line that keeps each value until the next point."""
+def _path(line: Line, points: Sequence[tuple[float, float]], right: float, colour: str) -> str:
     path = f"M{points[0][0]:.1f} {points[0][1]:.1f}"
-    path += "".join(f"H{x:.1f}V{y:.1f}" for x, y in points[1:]) + f"H{right:.1f}"
-    dash = ' stroke-dasharray="2 3" stroke-width="1.5"' if plain else ' stroke-width="2.2"'
+    if line.stairs:
+        path += "".join(f"H{x:.1f}V{y:.1f}" for x, y in points[1:]) + f"H{right:.1f}"
+    else:
+        path += "".join(f"L{x:.1f} {y:.1f}" for x, y in points[1:])
+    dash = ' stroke-dasharray="2 3" stroke-width="1.5"' if line.plain else ' stroke-width="2.2"'
     return f'<path d="{path}" fill="none" stroke="{colour}"{dash} stroke-linejoin="round"/>'
 
 
@@ -99,8 +110,13 @@ def _labels(labels: Sequence[tuple[float, str, str]], x: float, top: float) -> I
         yield _text(x, last, name, size=14, fill=colour, weight="bold")
 
 
-def _clock(y: float, end: float, width: float) -> Iterator[str]:
-    unit, name = next(((u, n) for least, u, n in _UNITS if end >= least), (1.0, "seconds"))
+def _clock(end: float) -> tuple[float, str]:
+    """Return the unit of time that suits a picture of `end` seconds."""
+    return next(((one, name) for least, one, name in _UNITS if end >= least), (1.0, "seconds"))
+
+
+def _across(y: float, end: float, width: float, named: tuple[float, str]) -> Iterator[str]:
+    unit, name = named
     step = _step(end / unit, 8)
     for tick in range(floor(end / unit / step) + 1):
         x = _LEFT + width * tick * step * unit / end
