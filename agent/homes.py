@@ -97,16 +97,23 @@ class _Natural:
     def _settle_newcomers(
         self, managed: Sequence[Guest], homes: dict[str, CellId], kept: set[str]
     ) -> None:
-        """Give those without a home the emptiest cell, in turn; who is `kept` was there before."""
+        """Give those without a home the emptiest cell, in turn; who is `kept` was there before.
+
+        Who is still arriving comes last: of him nothing is remembered yet, so that he is asked
+        again when all others are settled, and is to get the same answer then.
+        """
         kept &= homes.keys()
         for guest in managed:
             if guest.uuid in kept:
                 self._load[homes[guest.uuid]] += guest.verdict.weight
-        for guest in managed:
+        for guest in sorted(managed, key=self._arrives):
             if guest.uuid not in homes:
                 homes[guest.uuid] = self._emptiest(_reach(self._host, guest))
             if guest.uuid not in kept:
                 self._load[homes[guest.uuid]] += guest.verdict.weight
+
+    def _arrives(self, guest: Guest) -> bool:
+        return guest.busy and self._memory.guest(guest.uuid, guest.start) is None
 
     def _fixed(self, guest: Guest) -> CellId | None:
         """Return the cell that metadata, NUMA tuning or claims tie the guest to."""
@@ -182,8 +189,9 @@ class _Spill:
             for guest in managed
             if guest.uuid not in away and not self._settle(guest, self._natural[guest.uuid])
         ]
-        self._full = {self._natural[guest.uuid] for guest in overflow}
         absent = [guest for guest in managed if guest.uuid in away]
+        outside = [guest for guest in absent if not self._fits(guest, self._natural[guest.uuid])]
+        self._full = {self._natural[guest.uuid] for guest in overflow + outside}
         absent = [guest for guest in absent if not self._returns(guest, away[guest.uuid])]
         absent = [guest for guest in absent if not self._stays(guest, away[guest.uuid])]
         elsewhere = sorted(absent + overflow, key=lambda guest: guest.seniority)

@@ -157,7 +157,7 @@ def _pins(
         drift = None if placed is None else _emulator_drift(guest, placed, present)
         yield Step(guest.uuid, Kind.EMULATOR, None, record, target, reason, drift)
     if not present.iothreads:
-        yield from _abandon(guest, placed, present)
+        yield from _abandon(guest, target if placed is None else placed, present)
         return
     for thread in followers(guest, guest.original):
         if _iothread_drift(guest, thread, target, present) is not None:

@@ -27,13 +27,11 @@ if TYPE_CHECKING:
 def nothing_is_left_to_do(plan: Plan, after: World) -> None:
     """A plan that was applied is followed by an empty one.
 
-    But for a guest that is still arriving: nothing is remembered of it until its definition has
-    come, so the cell that it is to have may be another one when others have settled.
+    But for a guest that is still arriving: it is not remembered, so under `spill` it may be sent
+    elsewhere when others have settled.
     """
-    if any(
-        one.busy and after.memory.guest(one.uuid, one.start) is None
-        for one, _ in _ours(plan, after)
-    ):
+    ours = [one for one, _ in _ours(plan, after)]
+    if any(one.busy and after.memory.guest(one.uuid, one.start) is None for one in ours):
         return
     again = after.plan()
     assert after.steps(again) == ()

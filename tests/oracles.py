@@ -200,7 +200,7 @@ def homes(world: World) -> dict[str, int]:
     room: dict[int, Fraction] = {cell.id: _capacity(world, cell) for cell in world.host.cells}
     load: dict[int, Fraction] = {cell.id: Fraction(0) for cell in world.host.cells}
     natural: dict[str, int] = {}
-    for one in managed(world):
+    for one in sorted(managed(world), key=lambda one: one.busy):  # who still arrives comes last
         tied = _tied(world.host, one)
         natural[one.uuid] = _emptiest(world.host, one, load, room) if tied is None else tied
         load[natural[one.uuid]] += one.verdict.weight
