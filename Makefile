@@ -8,7 +8,7 @@ CODE := agent tests $(wildcard benchmarks)
 # More arguments for pytest and for the benchmarks: make test ARGS='-k planner -x'
 ARGS ?=
 
-.PHONY: help demo test check format lint types bench test-fresh clean setup setup-runtime
+.PHONY: help demo test check format lint types soak bench bench-plan test-fresh clean setup setup-runtime
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 14
@@ -18,6 +18,9 @@ demo: setup-runtime ## show the pools follow guests, on libvirt's in-process tes
 
 test: setup ## run all tests; those with real guests start a libvirtd of their own (root)
 	@$(PYTHON) -m pytest $(ARGS)
+
+soak: setup ## try the properties of the core for long: tens of thousands of cases
+	@EMUPOOL_SOAK=1 $(PYTHON) -m pytest -m soak --timeout=3600 --durations=0 $(ARGS)
 
 check: format lint types test ## all that a change must pass
 
@@ -33,6 +36,9 @@ types: setup ## mypy, strict
 
 bench: setup ## measure against a bare libvirt client
 	@$(PYTHON) -m benchmarks $(ARGS)
+
+bench-plan: setup ## measure planning: hosts of 16 to 4096 pCPUs, up to 2000 guests
+	@$(PYTHON) -m benchmarks.planning $(ARGS)
 
 test-fresh: ## prove the set-up: demo and test in a new Debian 12 (root, mmdebstrap)
 	@tools/test-fresh.sh

@@ -18,7 +18,7 @@ from agent.cpuset import EMPTY, CpuSet, union
 from agent.groups import beside
 from agent.policy import Policy
 from agent.pool import PoolSource, SetAside, Smt
-from agent.snapshot import followers, restored
+from agent.snapshot import followers, released
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -140,17 +140,20 @@ def _foreign_pins(question: Question) -> CpuSet:
 
 
 def _own_pins(question: Question, guest: Guest) -> Iterator[CpuSet | None]:
-    """Yield a guest's pins; of one that we placed, and is to be released, those it will have."""
+    """Yield a guest's pins; of one that we placed, those that it has once it is released."""
     memory = question.memory.guest(guest.uuid, guest.start)
-    if memory is None or memory.placed is None:
+    placed = memory.placed if memory is not None else None
+    if placed is None:
         yield guest.domain.emulator
-        moved = frozenset[int]()
-    else:
-        yield restored(guest, question.host.online)
-        moved = frozenset(thread.id for thread in followers(guest, guest.original))
-    for thread in guest.domain.iothreads:
-        if thread.id not in moved:
+        for thread in guest.domain.iothreads:
             yield thread.cpus
+        return
+    back = released(guest, question.host.online)
+    yield back
+    following = {thread.id for thread in followers(guest, guest.original)}
+    for thread in guest.domain.iothreads:
+        moved = question.settings.iothreads or thread.cpus == placed
+        yield back if moved and thread.id in following else thread.cpus
 
 
 def _set_aside(

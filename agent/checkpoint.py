@@ -56,6 +56,7 @@ class Saved:
 
     memory: Memory
     at: float
+    partition: CpuSet | None = None  # of libvirt; told by files that are made for a replay only
 
 
 NO_STATE: Final = Saved(NOTHING, 0.0)
@@ -202,6 +203,13 @@ def load_file(path: Path) -> Saved:
     return _saved(path, text)
 
 
+def encode(saved: Saved, boot_id: str) -> str:
+    """Return the text of a state file that says `saved`."""
+    head = {"version": VERSION, "boot_id": boot_id, "at": saved.at}
+    partition = {} if saved.partition is None else {"partition": str(saved.partition)}
+    return json.dumps({**head, **partition, **_encode(saved.memory)}, indent=1) + "\n"
+
+
 def decode(document: dict[str, Any]) -> Saved:
     """Return the memory that a document holds; StateError if it is not one of ours."""
     try:
@@ -210,7 +218,7 @@ def decode(document: dict[str, Any]) -> Saved:
             {str(uuid): _guest(value) for uuid, value in document["guests"].items()},
             tuple(_aside(value) for value in document["set_aside"]),
         )
-        return Saved(memory, _seconds(document["at"]))
+        return Saved(memory, _seconds(document["at"]), _set(document.get("partition")))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise StateError(f"it is damaged: {type(error).__name__} {error}") from error
 

@@ -6,32 +6,40 @@ Heavy parts are imported by the commands that need them: `plan` from files needs
 
 from __future__ import annotations
 
-import json
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
 from agent import __version__, reach, report
 from agent import config as configuration
-from agent.errors import ConfigError, EmupoolError, HypervisorAway, NotPermitted
+from agent.errors import ConfigError
+from agent.terminal import (
+    DEFAULT_CONFIG,
+    NO,
+    UNREACHABLE,
+    USAGE,
+    console,
+    fail,
+    load,
+    one_line_errors,
+    plain,
+    print_json,
+    progress,
+    source_of,
+    warn,
+    warn_line,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Mapping, Sequence
     from fractions import Fraction
 
-    from rich.console import Console
-
     from agent.config import Config
+    from agent.offline import Decided
     from agent.sysfs import Sysfs
-
-DEFAULT_CONFIG: Final = Path("/etc/emupool/config.toml")
-NO: Final = 1
-USAGE: Final = 2
-UNREACHABLE: Final = 3
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(path_type=Path)
@@ -48,12 +56,24 @@ domains_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def _ratio(_ctx: object, _param: object, value: str | None) -> Fraction | None:
-    """Read an emulator_overcommit_ratio as the configuration takes it."""
-    ratio = configuration.parse_ratio(value) if value is not None else None
-    if value is not None and ratio is None:
-        raise click.BadParameter(f"{value!r} is not a decimal number from 0.01 to 1000")
-    return ratio
+def _ratios(_ctx: object, _param: object, values: Sequence[str]) -> tuple[Fraction, ...]:
+    """Read some emulator_overcommit_ratios as the configuration takes them."""
+    ratios = []
+    for value in values:
+        ratio = configuration.parse_ratio(value)
+        if ratio is None:
+            raise click.BadParameter(f"{value!r} is not a decimal number from 0.01 to 1000")
+        ratios.append(ratio)
+    return tuple(ratios)
+
+
+ratios_option = click.option(
+    "--ratio",
+    "ratios",
+    multiple=True,
+    callback=_ratios,
+    help="What if emulator_overcommit_ratio were this? Several are compared.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
@@ -70,7 +90,7 @@ def run(config_path: Path | None, *, dry_run: bool) -> None:
     from agent import client, daemon, http, hypervisor, inotify, logs, threads  # noqa: PLC0415
     from agent.checkpoint import Lock  # noqa: PLC0415
 
-    with _one_line_errors():
+    with one_line_errors():
         host = reach.sysfs()
 
         def checked(config: Config) -> Config:
@@ -79,7 +99,7 @@ def run(config_path: Path | None, *, dry_run: bool) -> None:
             reconcile = replace(config.reconcile, dry_run=dry_run or config.reconcile.dry_run)
             return replace(config, reconcile=reconcile)
 
-        config = checked(_load(config_path))
+        config = checked(load(config_path))
         logs.configure(config.log.level, config.log.format, sys.stderr)
         logs.catch_uncaught()
         with Lock(config.state.path):
@@ -96,7 +116,7 @@ def run(config_path: Path | None, *, dry_run: bool) -> None:
             try:
                 server.start()
             except http.PortInUse as error:
-                _fail([str(error)], UNREACHABLE)
+                fail([str(error)], UNREACHABLE)
             if server.address is not None:
                 url = client.url(config.http, *server.address)
                 logs.get("http").info("http.listening", url=url)
@@ -109,36 +129,41 @@ def run(config_path: Path | None, *, dry_run: bool) -> None:
 @sysfs_option
 @domains_option
 @click.option("--state", type=_FILE, help="Take the present pools from a state file.")
-@click.option("--ratio", callback=_ratio, help="What if emulator_overcommit_ratio were this?")
+@ratios_option
 @json_option
 def plan(
     config_path: Path | None,
     sysfs_root: Path | None,
     domains: Path | None,
     state: Path | None,
-    ratio: Fraction | None,
+    ratios: tuple[Fraction, ...],
     *,
     as_json: bool,
 ) -> None:
     """Show what a cycle would do now, with reasons; pins nothing.
 
-    With --sysfs-root and --domains it plans from files, without libvirt.
+    With --sysfs-root and --domains it plans from files, without libvirt. Several --ratio give a
+    table: pools, guests that move, and pCPUs freed against one for each guest.
     """
     from agent import topology  # noqa: PLC0415
 
     _with_domains(sysfs_root, domains)
-    with _one_line_errors():
-        config = _load(config_path)
-        decided = reach.decide(config, sysfs_root, domains, state, ratio, _warn_line)
+    with one_line_errors():
+        config = load(config_path)
+        seen = reach.look(config, sysfs_root, domains, state, warn_line)
+        if len(ratios) > 1:
+            _compare({ratio: reach.decide(config, seen, ratio) for ratio in ratios}, as_json)
+            return
+        decided = reach.decide(config, seen, *ratios)
         document = report.plan(decided.plan, decided.steps)
         for warning in document["warnings"]:
-            _warn(warning)
+            warn(warning)
         if as_json:
-            _print_json(document)
+            print_json(document)
             return
         from agent import draw  # noqa: PLC0415
 
-        draw.plan(_console(), document, topology.to_json(decided.host))
+        draw.plan(console(), document, topology.to_json(decided.host))
 
 
 @emupool.command()
@@ -149,14 +174,14 @@ def status(config_path: Path | None, url: str | None, *, as_json: bool) -> None:
     """Show pools, guests and the host from the running daemon."""
     from agent import client  # noqa: PLC0415
 
-    with _one_line_errors():
-        document = client.fetch_status(url or client.address(_load(config_path).http))
+    with one_line_errors():
+        document = client.fetch_status(url or client.address(load(config_path).http))
         if as_json:
-            _print_json(document)
+            print_json(document)
             return
         from agent import draw  # noqa: PLC0415
 
-        draw.status(_console(), document)
+        draw.status(console(), document)
 
 
 @emupool.command()
@@ -166,17 +191,17 @@ def topology(sysfs_root: Path | None, *, as_json: bool) -> None:
     """Show the host as discovered."""
     from agent import topology as interpreted  # noqa: PLC0415
 
-    with _one_line_errors():
+    with one_line_errors():
         found = reach.sysfs(sysfs_root).discover()
         for problem in found.problems:
-            click.echo(f"emupool: warning: {_plain(problem)}", err=True)
+            click.echo(f"emupool: warning: {plain(problem)}", err=True)
         document = interpreted.to_json(found.host)
         if as_json:
-            _print_json(document)
+            print_json(document)
         else:
             from agent import draw  # noqa: PLC0415
 
-            draw.topology(_console(), document)
+            draw.topology(console(), document)
 
 
 @emupool.command("check-config")
@@ -187,11 +212,11 @@ def check_config(file: Path, sysfs_root: Path | None) -> None:
 
     With --sysfs-root it is also held against that host.
     """
-    with _one_line_errors():
+    with one_line_errors():
         config = configuration.load(file)
         if sysfs_root is not None:
             _check_host(config, reach.sysfs(sysfs_root), str(file))
-        click.echo(_plain(f"{file}: good"))
+        click.echo(plain(f"{file}: good"))
 
 
 @emupool.command()
@@ -208,8 +233,8 @@ def release(config_path: Path | None) -> None:
     from agent.rebalancer import Rebalancer  # noqa: PLC0415
     from agent.threads import Threads  # noqa: PLC0415
 
-    with _one_line_errors():
-        config = _load(config_path)
+    with one_line_errors():
+        config = load(config_path)
         with Lock(config.state.path), reach.link(config.libvirt) as link:
             threads = Threads()
             pinner = Pinner(
@@ -224,14 +249,14 @@ def release(config_path: Path | None) -> None:
                 Observer(reach.sysfs(None), threads),
                 pinner,
                 checkpoint,
-                checkpoint.recall(_warn_line),
+                checkpoint.recall(warn_line),
             )
             result = rebalancer.release(link)
         done, failed = releasing.lines(result)
         for line in done:
-            click.echo(_plain(line))
+            click.echo(plain(line))
         if failed:
-            _fail(failed, NO)
+            fail(failed, NO)
 
 
 @emupool.command()
@@ -246,17 +271,85 @@ def account(
     from agent import accounting  # noqa: PLC0415
 
     _with_domains(sysfs_root, domains)
-    with _one_line_errors():
-        config = _load(config_path)
-        decided = reach.decide(config, sysfs_root, domains, None, None, _warn_line)
+    with one_line_errors():
+        config = load(config_path)
+        seen = reach.look(config, sysfs_root, domains, None, warn_line)
+        decided = reach.decide(config, seen)
         bills = accounting.account(decided.host, config.billing, decided.plan, decided.guests)
         document = report.account(bills, decided.plan)
         if as_json:
-            _print_json(document)
+            print_json(document)
             return
         from agent import draw  # noqa: PLC0415
 
-        draw.account(_console(), document)
+        draw.account(console(), document)
+
+
+@emupool.command()
+@config_option
+@click.argument("file", type=_FILE)
+def collect(config_path: Path | None, file: Path) -> None:
+    """Gather in FILE.tar.gz what a plan of this host is made from.
+
+    For a report, or a replay elsewhere. Secrets in definitions are left out, names of guests are
+    not; only you may read FILE.
+    """
+    from agent import collecting  # noqa: PLC0415
+
+    with one_line_errors():
+        source = source_of(config_path)
+        domains = collecting.collect(load(config_path), source, file, warn_line)
+        click.echo(
+            f"{file}: {domains} domains; unpack it, and in emupool-collect ask: emupool plan"
+        )
+        config = " --config config.toml" if source is not None else ""
+        click.echo(f"  --sysfs-root root --domains domains --state state.json{config}")
+
+
+@emupool.command()
+@config_option
+@sysfs_option
+@click.option("--trace", type=_FILE, help="CSV: time,guest,event[,vcpus,cells,policy,weight,pins].")
+@click.option("--generate", type=click.IntRange(1), help="Make up a trace of so many events.")
+@click.option("--seed", type=int, default=0, help="The same seed makes up the same trace.")
+@ratios_option
+@click.option("--svg", type=_FILE, help="Draw a chart.")
+@json_option
+def simulate(
+    config_path: Path | None,
+    sysfs_root: Path | None,
+    trace: Path | None,
+    generate: int | None,
+    seed: int,
+    ratios: tuple[Fraction, ...],
+    svg: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Replay arrivals and departures of guests: what would pools have been?
+
+    The host is empty at first, and takes whoever fits. Give --trace, or --generate (with --trace
+    the made-up trace is written there), and --ratio as often as you like.
+    """
+    from agent import simulating  # noqa: PLC0415
+
+    if trace is None and generate is None:
+        raise click.UsageError("give --trace FILE, or --generate N for a made-up trace")
+    with one_line_errors():
+        config = load(config_path)
+        host = reach.sysfs(sysfs_root).discover().host
+        lines = simulating.lines(host, trace, generate, seed)
+        asked, name = ratios or (config.pool.default.ratio,), str(trace or "made up")
+        with progress() as told:
+            document = simulating.simulate(host, config.pool, asked, lines, name, told)
+        if svg is not None:
+            simulating.save(svg, simulating.draw(document))
+        if as_json:
+            print_json(document)
+            return
+        from agent import draw  # noqa: PLC0415
+
+        draw.simulation(console(), document)
 
 
 @emupool.command()
@@ -269,8 +362,8 @@ def demo(pace: float | None) -> None:
     """
     from agent.demo import run_demo  # noqa: PLC0415
 
-    with _one_line_errors():
-        sys.exit(run_demo(_console(), pace))
+    with one_line_errors():
+        sys.exit(run_demo(console(), pace))
 
 
 def main() -> None:
@@ -283,32 +376,24 @@ def main() -> None:
             click.echo(error.message, err=True)
             sys.exit(USAGE)
         path = context.command_path if context is not None else "emupool"
-        _fail([f"{error.format_message().rstrip('.')}: see '{path} --help'"], USAGE)
+        fail([f"{error.format_message().rstrip('.')}: see '{path} --help'"], USAGE)
     except click.ClickException as error:
-        _fail([error.format_message()], NO)
+        fail([error.format_message()], NO)
     except click.Abort:
-        _fail(["interrupted"], NO)
+        fail(["interrupted"], NO)
 
 
 # parts
 
 
-def _load(path: Path | None, default: Path = DEFAULT_CONFIG) -> Config:
-    """Return the configuration; without a file of the default name, the defaults."""
-    if path is None and not _is_there(default):
-        return configuration.Config()
-    return configuration.load(path or default)
+def _compare(answers: Mapping[Fraction, Decided], as_json: bool) -> None:  # noqa: FBT001 - what to print
+    document = report.comparison({ratio: (one.plan, one.steps) for ratio, one in answers.items()})
+    if as_json:
+        print_json(document)
+        return
+    from agent import draw  # noqa: PLC0415
 
-
-def _is_there(file: Path) -> bool:
-    """Tell whether there is something of that name, be it a link to nowhere."""
-    try:
-        file.lstat()
-    except FileNotFoundError:
-        return False
-    except OSError:  # whoever reads it tells why it cannot be read
-        return True
-    return True
+    draw.comparison(console(), document)
 
 
 def _with_domains(sysfs_root: Path | None, domains: Path | None) -> None:
@@ -320,47 +405,3 @@ def _check_host(config: Config, sysfs: Sysfs, file: str) -> None:
     problems = configuration.check_host(config, sysfs.discover().host, file)
     if problems:
         raise ConfigError(file, problems)
-
-
-def _print_json(document: Any) -> None:  # noqa: ANN401 - JSON
-    click.echo(json.dumps(document, indent=2))
-
-
-def _console() -> Console:
-    from rich.console import Console  # noqa: PLC0415
-
-    return Console(soft_wrap=not sys.stdout.isatty())
-
-
-def _warn_line(text: str) -> None:
-    click.echo(f"emupool: warning: {_plain(text)}", err=True)
-
-
-def _warn(warning: dict[str, str | None]) -> None:
-    about = f"{_plain(warning['guest'])}: " if warning["guest"] else ""
-    field, text = _plain(warning["field"] or ""), _plain(warning["text"] or "")
-    click.echo(f"emupool: warning: {about}{field}: {text}", err=True)
-
-
-def _plain(text: str | None) -> str:
-    """Return one line without control characters; names are a tenant's text."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text or "")[:300]
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """Turn the errors that this program knows into lines and an exit status."""
-    try:
-        yield
-    except ConfigError as error:
-        _fail(str(error).splitlines(), NO)
-    except (HypervisorAway, NotPermitted) as error:
-        _fail([str(error)], UNREACHABLE)
-    except EmupoolError as error:
-        _fail([str(error)], getattr(error, "exit_status", NO))
-
-
-def _fail(lines: Iterable[str], code: int) -> NoReturn:
-    for line in lines:
-        click.echo(f"emupool: {_plain(line)}", err=True)
-    sys.exit(code)

@@ -150,6 +150,11 @@ class _NoDoctype(ET.TreeBuilder):
 
 def parse(text: str) -> Domain:
     """Read one `<domain>`, live (with an id) or persistent; GuestFailed if it is none."""
+    return _Reader(read(text)).domain()
+
+
+def read(text: str) -> ET.Element:
+    """Return the `<domain>` element that `text` is; GuestFailed if it is none."""
     if len(text) > MAX_TEXT:
         raise GuestFailed(f"domain XML: {len(text)} characters are more than {MAX_TEXT}")
     tags = text.count("<")
@@ -161,7 +166,7 @@ def parse(text: str) -> Domain:
         raise GuestFailed(f"domain XML: {error}") from None
     if root.tag != "domain":
         raise GuestFailed(f"domain XML: the root element is {root.tag[:40]!r}, not 'domain'")
-    return _Reader(root).domain()
+    return root
 
 
 class _Reader:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agent.cpuset import CpuSet
+from agent.cpuset import EMPTY, CpuSet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,6 +47,8 @@ def group(host: Host) -> dict[CellId, CellGroups]:
 
 def beside(cores: Iterable[CpuSet], claimed: CpuSet) -> CpuSet:
     """Return the pCPUs of all cores that run a claim."""
+    if not claimed:
+        return EMPTY
     bits = 0
     for core in cores:
         if core.bits & claimed.bits:

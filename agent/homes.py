@@ -97,16 +97,23 @@ class _Natural:
     def _settle_newcomers(
         self, managed: Sequence[Guest], homes: dict[str, CellId], kept: set[str]
     ) -> None:
-        """Give those without a home the emptiest cell, in turn; who is `kept` was there before."""
+        """Give those without a home the emptiest cell, in turn; who is `kept` was there before.
+
+        Who is still arriving comes last: of him nothing is remembered yet, so that he is asked
+        again when all others are settled, and is to get the same answer then.
+        """
         kept &= homes.keys()
         for guest in managed:
             if guest.uuid in kept:
                 self._load[homes[guest.uuid]] += guest.verdict.weight
-        for guest in managed:
+        for guest in sorted(managed, key=self._arrives):
             if guest.uuid not in homes:
                 homes[guest.uuid] = self._emptiest(_reach(self._host, guest))
             if guest.uuid not in kept:
                 self._load[homes[guest.uuid]] += guest.verdict.weight
+
+    def _arrives(self, guest: Guest) -> bool:
+        return guest.busy and self._memory.guest(guest.uuid, guest.start) is None
 
     def _fixed(self, guest: Guest) -> CellId | None:
         """Return the cell that metadata, NUMA tuning or claims tie the guest to."""
@@ -161,29 +168,40 @@ class _Spill:
         self._memory = memory
         self._natural = natural
         self._spilling = spilling
-        self._room = dict(capacity)
+        self._capacity = capacity
+        self._room: dict[CellId, Fraction] = {}
         self._homes: dict[str, Home] = {}
+        self._full: set[CellId] = set()  # whose own guests do not fit: for nobody else
 
     def assign(self, managed: Sequence[Guest]) -> dict[str, Home]:
+        """Return all homes; who has to come home for want of room elsewhere is a native again."""
         away = {guest.uuid: memory for guest in managed if (memory := self._away(guest))}
+        while driven_home := self._try(managed, away):
+            for uuid in driven_home:
+                del away[uuid]
+        return self._homes
+
+    def _try(self, managed: Sequence[Guest], away: Mapping[str, GuestMemory]) -> list[str]:
+        """Give homes; return those of `away` that found no room anywhere."""
+        self._room, self._homes = dict(self._capacity), {}
         overflow = [
             guest
             for guest in managed
             if guest.uuid not in away and not self._settle(guest, self._natural[guest.uuid])
         ]
-        for guest in overflow:
-            self._room[self._natural[guest.uuid]] = Fraction(0)  # full for all but its natives
         absent = [guest for guest in managed if guest.uuid in away]
+        outside = [guest for guest in absent if not self._fits(guest, self._natural[guest.uuid])]
+        self._full = {self._natural[guest.uuid] for guest in overflow + outside}
         absent = [guest for guest in absent if not self._returns(guest, away[guest.uuid])]
         absent = [guest for guest in absent if not self._stays(guest, away[guest.uuid])]
-        for guest in sorted(absent + overflow, key=lambda guest: guest.seniority):
-            self._spill(guest)
-        return self._homes
+        elsewhere = sorted(absent + overflow, key=lambda guest: guest.seniority)
+        homeless = [guest.uuid for guest in elsewhere if not self._spill(guest)]
+        return [uuid for uuid in homeless if uuid in away]
 
     def _away(self, guest: Guest) -> GuestMemory | None:
         """Return the memory of a guest that is remote now."""
         memory = self._memory.guest(guest.uuid, guest.start)
-        if memory is None or memory.home not in self._room or not self._may_spill(guest):
+        if memory is None or memory.home not in self._capacity or not self._may_spill(guest):
             return None
         return memory if memory.home != self._natural[guest.uuid] else None
 
@@ -191,6 +209,8 @@ class _Spill:
         return self._natural[guest.uuid] in self._spilling
 
     def _fits(self, guest: Guest, cell: CellId) -> bool:
+        if cell in self._full and cell != self._natural[guest.uuid]:
+            return False
         return guest.verdict.weight <= self._room[cell]
 
     def _settle(self, guest: Guest, cell: CellId, room_since: float | None = None) -> bool:
@@ -218,12 +238,14 @@ class _Spill:
         since = self._room_since(memory) if has_room else None
         return memory.home is not None and self._settle(guest, memory.home, since)
 
-    def _spill(self, guest: Guest) -> None:
+    def _spill(self, guest: Guest) -> bool:
         """Settle a guest in the nearest cell that has room; at home after all if none has."""
         natural = self._natural[guest.uuid]
         near = next(cell for cell in self._question.host.cells if cell.id == natural)
         far = dict(near.distances)
         others = sorted(self._room.keys() - {natural}, key=lambda cell: (far.get(cell, inf), cell))
-        if not any(self._settle(guest, cell) for cell in others):
-            self._room[natural] -= guest.verdict.weight
-            self._homes[guest.uuid] = Home(natural, natural)
+        if any(self._settle(guest, cell) for cell in others):
+            return True
+        self._room[natural] -= guest.verdict.weight
+        self._homes[guest.uuid] = Home(natural, natural)
+        return False

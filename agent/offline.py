@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from agent.cpuset import CpuSet
     from agent.errors import EmupoolError
     from agent.planner import Plan
+    from agent.policy import GuestSettings
     from agent.pool import PoolSettings
     from agent.port import Link
     from agent.rebalancer import Settings
@@ -38,6 +39,17 @@ if TYPE_CHECKING:
 
 _LONGEST: Final = 4 * MAX_TEXT
 """Bytes read of a file; more than a definition can have, so that its length is what is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is decided from, and what of it could not be read."""
+
+    host: Host
+    guests: tuple[Guest, ...]
+    saved: Saved
+    failures: tuple[tuple[str, EmupoolError], ...] = ()
+    partition: CpuSet | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,62 +71,43 @@ def with_ratio(pool: PoolSettings, ratio: Fraction) -> PoolSettings:
     return replace(pool, default=default, cells=cells)
 
 
-def from_files(
-    sysfs: Sysfs, domains: Path, state: Path | None, settings: Settings, *, damped: bool
-) -> Decided:
-    """Decide from files; Refused, SysfsError or StateError if they cannot be read."""
+def read_files(sysfs: Sysfs, domains: Path, state: Path | None, guests: GuestSettings) -> Seen:
+    """Look at files; Refused, SysfsError or StateError if they cannot be read."""
     saved = NO_STATE if state is None else load_file(state)
-    guests, failures = from_documents(_documents(domains), settings.guests, saved.memory)
-    host = sysfs.discover().host
-    decided = _decide(host, guests, settings, saved, damped=damped, partition=None)
-    return _with_failures(decided, failures)
+    found, failures = from_documents(_documents(domains), guests, saved.memory)
+    return Seen(sysfs.discover().host, found, saved, failures, saved.partition)
 
 
-def from_libvirt(
-    sysfs: Sysfs, threads: Threads, link: Link, settings: Settings, saved: Saved, *, damped: bool
-) -> Decided:
-    """Decide from one full look; `saved` is what the daemon's state file says."""
-    snapshot = Observer(sysfs, threads).look(link, settings.guests, saved.memory, None)
-    decided = _decide(
-        snapshot.host,
-        snapshot.guests,
-        settings,
-        saved,
-        damped=damped,
-        partition=snapshot.partition,
-    )
-    return _with_failures(decided, snapshot.failures)
+def read_libvirt(
+    sysfs: Sysfs, threads: Threads, link: Link, saved: Saved, guests: GuestSettings
+) -> Seen:
+    """Look at libvirt and this host, once; `saved` is what the daemon's state file says."""
+    snapshot = Observer(sysfs, threads).look(link, guests, saved.memory, None)
+    return Seen(snapshot.host, snapshot.guests, saved, snapshot.failures, snapshot.partition)
 
 
-def _decide(
-    host: Host,
-    guests: tuple[Guest, ...],
-    settings: Settings,
-    saved: Saved,
-    *,
-    damped: bool,
-    partition: CpuSet | None,
-) -> Decided:
+def decide(seen: Seen, settings: Settings, *, damped: bool) -> Decided:
+    """Decide what a cycle that saw this would do."""
     question = planner.Question(
-        host=host,
+        host=seen.host,
         settings=settings.pool,
         manage=settings.guests.manage,
-        guests=guests,
-        memory=saved.memory,
-        now=saved.at,
-        partition=partition,
+        guests=seen.guests,
+        memory=seen.saved.memory,
+        now=seen.saved.at,
+        partition=seen.partition,
         damped=damped,
     )
     plan = planner.plan(question)
-    present = Present(host.online, saved.memory.guests, settings.pool.iothreads)
-    return Decided(host, guests, plan, transition.diff(plan, guests, present))
+    present = Present(seen.host.online, seen.saved.memory.guests, settings.pool.iothreads)
+    steps = transition.diff(plan, seen.guests, present)
+    return Decided(seen.host, seen.guests, _with_failures(plan, seen.failures), steps)
 
 
-def _with_failures(decided: Decided, failures: tuple[tuple[str, EmupoolError], ...]) -> Decided:
+def _with_failures(plan: Plan, failures: tuple[tuple[str, EmupoolError], ...]) -> Plan:
     """Add what could not be read to the plan's warnings."""
     warned = tuple(Warned(guest, "definition", str(error)) for guest, error in failures)
-    plan = replace(decided.plan, warnings=decided.plan.warnings + warned)
-    return replace(decided, plan=plan)
+    return replace(plan, warnings=plan.warnings + warned)
 
 
 def _documents(folder: Path) -> dict[str, str]:

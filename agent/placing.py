@@ -112,9 +112,15 @@ class Placer:
     def _assignments(self, guests: Sequence[Guest], cell: NUMACell) -> dict[str, CpuSet]:
         if cell.placement is Placement.SHARED:
             return dict.fromkeys((guest.uuid for guest in guests), cell.emulator_cpus)
-        places = {guest.uuid: held(guest, self._memory) for guest in guests}
-        singles = spread(places, cell.emulator_cpus)
-        return {uuid: CpuSet.of(cpu) for uuid, cpu in singles.items()}
+        reach = {guest.uuid: _reach(guest, cell.emulator_cpus) for guest in guests}
+        places = {guest.uuid: held(guest, self._memory) for guest in guests if reach[guest.uuid]}
+        narrow = {uuid: cpus for uuid, cpus in reach.items() if cpus != cell.emulator_cpus}
+        singles = spread(places, cell.emulator_cpus, narrow)
+        # Who reaches none of the pool is told so, with the whole of it, where it is placed.
+        return {
+            uuid: CpuSet.of(singles[uuid]) if uuid in singles else cell.emulator_cpus
+            for uuid in reach
+        }
 
     def _placed(
         self, guest: Guest, cell: NUMACell, cpus: CpuSet, state: State, reason: str
@@ -162,24 +168,36 @@ class Placer:
         return own or here.cpus & usable - self._q.settings.of(cell.id).reserved_cpus
 
 
-def spread(held: Mapping[str, int | None], pool: CpuSet) -> dict[str, int]:
+def _reach(guest: Guest, pool: CpuSet) -> CpuSet:
+    """Return what of `pool` the guest's own cgroup allows."""
+    parent = guest.kernel.parent if guest.kernel is not None else None
+    return pool if parent is None else pool & parent
+
+
+def spread(
+    held: Mapping[str, int | None], pool: CpuSet, narrow: Mapping[str, CpuSet] | None = None
+) -> dict[str, int]:
     """Give each guest one pCPU of `pool`, none carrying more than its share, with fewest moves.
 
     `held` says where each guest is, in order of age. With n guests on k pCPUs nobody carries more
-    than ceil(n / k); the oldest keep their places, the others fill the emptiest.
+    than ceil(n / k); the oldest keep their places, the others fill the emptiest. Those that may
+    use a part of the pool only (`narrow`) go first, for they have less to choose from.
     """
     limit = -(-len(held) // len(pool))
+    may = narrow or {}
     load = dict.fromkeys(pool, 0)
     assigned: dict[str, int] = {}
-    for uuid, cpu in held.items():
-        if cpu is not None and load.get(cpu, limit) < limit:
-            assigned[uuid] = cpu
-            load[cpu] += 1
-    for uuid in held:
-        if uuid not in assigned:
-            cpu = min(load, key=lambda cpu: (load[cpu], cpu))
-            assigned[uuid] = cpu
-            load[cpu] += 1
+    for turn in ([u for u in held if u in may], [u for u in held if u not in may]):
+        for uuid in turn:
+            cpu = held[uuid]
+            if cpu in may.get(uuid, pool) and cpu is not None and load[cpu] < limit:
+                assigned[uuid] = cpu
+                load[cpu] += 1
+        for uuid in turn:
+            if uuid not in assigned:
+                cpu = min(may.get(uuid, pool), key=lambda cpu: (load[cpu], cpu))
+                assigned[uuid] = cpu
+                load[cpu] += 1
     return assigned
 
 

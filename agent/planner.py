@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from agent.cpuset import CellId, CpuSet
+    from agent.groups import CellGroups
     from agent.homes import Home
     from agent.snapshot import Guest
 
@@ -48,10 +49,10 @@ class Plan:
     deadline: float | None  # when time alone will change the plan
 
 
-def plan(question: Question) -> Plan:
-    """Decide pools and pins."""
+def plan(question: Question, groups: Mapping[CellId, CellGroups] | None = None) -> Plan:
+    """Decide pools and pins; `groups` are those of the host, if they are at hand."""
     managed = question.managed() if question.host.cells else []
-    groups = group(question.host)
+    groups = group(question.host) if groups is None else groups
     candidates = discover(question, managed, groups)
     memory = recall(question.memory, managed, candidates.cells)
     homes = assign(question, candidates.cells, memory, managed)

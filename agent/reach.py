@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fractions import Fraction
 
     from agent.config import Config, LibvirtSettings
-    from agent.offline import Decided
+    from agent.offline import Decided, Seen
     from agent.pool import Memory
     from agent.port import Hypervisor, Link
 
@@ -66,18 +66,16 @@ def settings(config: Config, ratio: Fraction | None = None) -> Settings:
     return Settings(pool, config.guests, config.reconcile.dry_run)
 
 
-def decide(
+def look(
     config: Config,
     root: Path | None,
     domains: Path | None,
     state: Path | None,
-    ratio: Fraction | None,
     warn: Callable[[str], None],
-) -> Decided:
-    """Decide from files if `domains` are given, else from one look at libvirt and this host."""
-    follow, damped = settings(config, ratio), ratio is None
+) -> Seen:
+    """Look at files if `domains` are given, else at libvirt and this host."""
     if domains is not None:
-        return offline.from_files(sysfs(root), domains, state, follow, damped=damped)
+        return offline.read_files(sysfs(root), domains, state, config.guests)
     from agent.threads import Threads  # noqa: PLC0415
 
     if state is None:
@@ -86,4 +84,9 @@ def decide(
         memory = load_file(state).memory
     saved = Saved(memory, time.monotonic())
     with link(config.libvirt) as connected:
-        return offline.from_libvirt(sysfs(), Threads(), connected, follow, saved, damped=damped)
+        return offline.read_libvirt(sysfs(), Threads(), connected, saved, config.guests)
+
+
+def decide(config: Config, seen: Seen, ratio: Fraction | None = None) -> Decided:
+    """Decide from what was seen; a ratio that is asked for is in force at once."""
+    return offline.decide(seen, settings(config, ratio), damped=ratio is None)

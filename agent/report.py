@@ -5,16 +5,18 @@ CPU sets are strings in the kernel's notation, exact numbers strings of the redu
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from agent.accounting import Bill
     from agent.candidates import Warned
     from agent.cpuset import CpuSet
     from agent.planner import InstanceNUMACell, NUMACell, Plan
+    from agent.simulation import Outcome
     from agent.transition import Step
 
 SCHEMA: Final = 1
@@ -31,6 +33,11 @@ def plan(decided: Plan, steps: Iterable[Step]) -> Json:
         "steps": [step(one) for one in steps],
         "warnings": [warning(one) for one in decided.warnings],
     }
+
+
+def as_text(document: Json) -> str:
+    """Return a document as it is printed and kept."""
+    return json.dumps(document, indent=2)
 
 
 def _cell(cell: NUMACell) -> Json:
@@ -81,6 +88,76 @@ def step(one: Step) -> Json:
 def warning(one: Warned) -> Json:
     """Return one row of `warnings`; a guest of None is the host."""
     return {"guest": one.guest, "field": one.field, "text": one.text}
+
+
+def comparison(answers: Mapping[Fraction, tuple[Plan, tuple[Step, ...]]]) -> Json:
+    """Return what each ratio would come to; `cpus_freed` is against one pCPU for each guest."""
+    return {
+        "schema": SCHEMA,
+        "ratios": [
+            _answer(ratio, decided, steps) for ratio, (decided, steps) in sorted(answers.items())
+        ],
+    }
+
+
+def _answer(ratio: Fraction, decided: Plan, steps: Iterable[Step]) -> Json:
+    cells = decided.cells
+    guests = sum(cell.guests for cell in cells)
+    pooled = sum(len(cell.emulator_cpus) for cell in cells)
+    return {
+        "ratio": str(ratio),
+        "cells": [_cell(cell) for cell in cells],
+        "guests": guests,
+        "guests_moved": len({step.uuid for step in steps}),
+        "pool_cpus": pooled,
+        "cpus_freed": guests - pooled,
+        "shortage": sum(cell.shortage for cell in cells),
+    }
+
+
+def simulation(outcomes: Iterable[Outcome], cpus_online: int) -> Json:
+    """Return what a trace came to at each ratio; a series has the largest of each stretch."""
+    rows = sorted(outcomes, key=lambda outcome: outcome.ratio)
+    seconds = max((row.last - (row.first or 0.0) for row in rows), default=0.0)
+    return {
+        "schema": SCHEMA,
+        "cpus": cpus_online,
+        "seconds": seconds,
+        "events": max((row.events for row in rows), default=0),
+        "ratios": [_outcome(row, seconds or 1.0) for row in rows],
+    }
+
+
+def _outcome(row: Outcome, seconds: float) -> Json:
+    start = row.first or 0.0
+    return {
+        "ratio": str(row.ratio),
+        "wakes": row.wakes,
+        "guests": row.fitted,
+        "guests_refused": row.refused,
+        "guests_isolated": row.fitted_isolated,
+        "more_guests": row.fitted - row.fitted_isolated,
+        "pool_cpus": {"mean": round(row.pool_seconds / seconds, 3), "peak": row.peak_pool},
+        "isolated_cpus": {"mean": round(row.burnt_seconds / seconds, 3), "peak": row.peak_burnt},
+        "occupancy": round(row.weight_seconds / (row.capacity_seconds or 1.0), 3),
+        "repins": dict(sorted(row.repins.items())),
+        "growths": row.growths,
+        "shrinks": row.shrinks,
+        "shortage": {
+            "cell_seconds": round(row.shortage_seconds, 3),
+            "peak": row.peak_shortage,
+        },
+        "series": [
+            {
+                "time": round(point.time - start, 3),
+                "guests": point.guests,
+                "pool_cpus": point.pool,
+                "isolated_cpus": point.burnt,
+                "shortage": point.shortage,
+            }
+            for point in row.series
+        ],
+    }
 
 
 def cpus(value: CpuSet | None) -> str | None:

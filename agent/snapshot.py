@@ -90,8 +90,11 @@ def followers(guest: Guest, original: Pins) -> Iterator[IoThread]:
             yield thread
 
 
-def restored(guest: Guest, online: CpuSet) -> CpuSet:
-    """Return the original pin as far as it can be had now, else where no pin would put it."""
+def released(guest: Guest, online: CpuSet) -> CpuSet:
+    """Return what a release pins to.
+
+    That is the original pin as far as it can be had now, else where no pin would put the guest.
+    """
     limit = online
     if guest.kernel is not None and guest.kernel.parent is not None:
         limit &= guest.kernel.parent

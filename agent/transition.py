@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from agent.snapshot import followers, restored
+from agent.snapshot import followers, released
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -157,7 +157,7 @@ def _pins(
         drift = None if placed is None else _emulator_drift(guest, placed, present)
         yield Step(guest.uuid, Kind.EMULATOR, None, record, target, reason, drift)
     if not present.iothreads:
-        yield from _abandon(guest, placed, present)
+        yield from _abandon(guest, target if placed is None else placed, present)
         return
     for thread in followers(guest, guest.original):
         if _iothread_drift(guest, thread, target, present) is not None:
@@ -198,7 +198,7 @@ def _misfits(guest: Guest, threads: Iterable[Thread], cpus: CpuSet, present: Pre
 
 
 def _release(guest: Guest, placed: CpuSet | None, present: Present) -> Iterator[Step]:
-    target = restored(guest, present.online)
+    target = released(guest, present.online)
     record = guest.domain.emulator
     touched = record is not None or guest.original.emulator is not None
     if touched and target and record != target:
@@ -213,7 +213,7 @@ def _release(guest: Guest, placed: CpuSet | None, present: Present) -> Iterator[
 
 def _abandon(guest: Guest, placed: CpuSet | None, present: Present) -> Iterator[Step]:
     """Give those iothreads back that we moved before they were told not to follow any more."""
-    target = restored(guest, present.online)
+    target = released(guest, present.online)
     for thread in followers(guest, guest.original):
         if placed is not None and thread.cpus == placed and target and placed != target:
             yield Step(guest.uuid, Kind.IOTHREAD, thread.id, placed, target, Reason.RELEASE)

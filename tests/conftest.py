@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.effort import SOAK
 from tests.libvirtd import Libvirtd, missing
 
 if TYPE_CHECKING:
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
 CI: Final = os.environ.get("CI") == "true"
 ALLOWED_SKIP: Final = "host: "
 
-# Two busy cores make any deadline a coin toss. CI repeats what it did the last time.
+# Two busy cores make any deadline a coin toss. CI repeats what it did the last time; a soak draws
+# anew each time.
 settings.register_profile("emupool", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("emupool"), derandomize=True, database=None)
-settings.load_profile("ci" if CI else "emupool")
+settings.register_profile("soak", settings.get_profile("emupool"), database=None)
+settings.load_profile("soak" if SOAK else "ci" if CI else "emupool")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,7 +14,7 @@ from agent.candidates import GRACE, Candidates, discover
 from agent.cpuset import CpuSet
 from agent.groups import group
 from agent.policy import Policy
-from agent.pool import PoolSettings, PoolSource, Smt
+from agent.pool import GuestMemory, Memory, PoolSettings, PoolSource, Smt
 from tests.builders import (
     cell_settings,
     cpus,
@@ -22,6 +22,7 @@ from tests.builders import (
     host,
     offlined,
     pool_settings,
+    relabelled,
     repinned,
     uuid_of,
 )
@@ -174,6 +175,18 @@ def test_a_guest_to_be_released_has_to_itself_what_it_will_be_given() -> None:
     released = world.carry_out(plan, world.steps(plan))
     assert str(released.find(2).domain.emulator) == "0"
     assert found(released).cells == before == {EIGHT.cells[0].id: cpus("6-7")}
+
+
+def test_an_iothread_that_a_release_leaves_where_it_is_keeps_its_pcpu_to_itself() -> None:
+    one = guest(1, emulator="2-3", original="4-5", iothreads=["1"])
+    known = GuestMemory(one.start, replace(one.original, iothreads=()), placed=cpus("2-3"))
+    ignored = relabelled(replace(one, original=known.original))
+    world = World(EIGHT, (ignored,), memory=Memory(guests={one.uuid: known}))
+    assert candidates_of(world) == candidates_of(world.settle()) == "0,2-7"
+
+
+def candidates_of(world: World) -> str:
+    return str(found(world).cells[EIGHT.cells[0].id])
 
 
 @pytest.mark.parametrize(

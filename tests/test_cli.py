@@ -82,17 +82,52 @@ def test_what_if_asks_for_another_ratio(root: Path, domains: Path) -> None:
     assert [(c["ratio"], c["pool"]) for c in document["cells"]] == [("1", "6-7"), ("1", "14")]
 
 
-def test_a_plan_from_files_does_not_need_libvirt(root: Path, domains: Path) -> None:
+def test_several_ratios_are_compared(root: Path, domains: Path) -> None:
+    files = ("--sysfs-root", root, "--domains", domains)
+    document = planned(*files, "--ratio", "8", "--ratio", "1", "--ratio", "2.5")
+    assert [
+        (row["ratio"], row["pool_cpus"], row["guests"], row["guests_moved"], row["cpus_freed"])
+        for row in document["ratios"]
+    ] == [("1", 3, 3, 2, 0), ("5/2", 2, 3, 1, 1), ("8", 2, 3, 1, 1)]
+    assert [c["pool"] for c in document["ratios"][0]["cells"]] == ["6-7", "14"]
+    for ratio in ("1", "8"):
+        alone = planned(*files, "--ratio", ratio)
+        row = next(row for row in document["ratios"] if row["ratio"] == ratio)
+        assert row["cells"] == alone["cells"]
+        assert row["guests_moved"] == len({step["uuid"] for step in alone["steps"]})
+    table = emupool("plan", *files, "--ratio", "8", "--ratio", "1").stdout.splitlines()
+    assert [line.split()[:3] for line in table[:3]] == [
+        ["ratio", "pool", "of"],
+        ["1", "2:", "6-7"],
+        ["8", "1:", "6"],
+    ]
+
+
+@pytest.mark.parametrize("more", [(), ("--json",), ("--ratio", "2", "--ratio", "3")])
+def test_a_plan_from_files_neither_needs_nor_imports_libvirt(
+    root: Path, domains: Path, more: tuple[str, ...]
+) -> None:
+    done = without_libvirt("plan", "--sysfs-root", root, "--domains", domains, *more)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "6" in done.stdout
+
+
+def without_libvirt(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command where libvirt cannot be imported; fails if that is even tried."""
     program = (
-        "import sys; sys.modules['libvirt'] = None; "
-        f"sys.argv = ['emupool', 'plan', '--sysfs-root', {str(root)!r}, "
-        f"'--domains', {str(domains)!r}]; from agent.cli import main; main()"
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.startswith('libvirt'): sys.exit(f'imported {name}')\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        f"sys.argv = {['emupool', *map(str, arguments)]!r}\n"
+        "from agent.cli import main\n"
+        "try: main()\n"
+        "finally: assert not [name for name in sys.modules if name.startswith('libvirt')]\n"
     )
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "guest-2" in done.stdout
 
 
 def test_a_domain_that_is_none_is_a_warning_and_the_others_are_planned(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent import cli
+from agent import terminal
 from agent.config import MAX_BYTES, Config, load
 from agent.errors import ConfigError
 from tests import hosts
@@ -100,10 +100,10 @@ def test_without_a_file_of_the_default_name_there_are_the_defaults(tmp_path: Pat
     dangling, loop, long = tmp_path / "dangling", tmp_path / "loop", tmp_path / ("x" * 300)
     dangling.symlink_to(tmp_path / "absent")
     loop.symlink_to(loop)
-    assert cli._load(None, tmp_path / "absent") == Config()
+    assert terminal.load(None, tmp_path / "absent") == Config()
     for path in (dangling, loop, long, tmp_path):  # but one that cannot be read is no such case
         with pytest.raises(ConfigError):
-            cli._load(None, path)
+            terminal.load(None, path)
 
 
 def test_what_a_host_lacks_is_told_too_when_a_host_is_given(

@@ -229,6 +229,24 @@ class TestSpill:
         world = self.crowd(4).settle().without(1).settle().later(30).settle()
         assert homes(world) == {2: 0, 3: 0, 4: 1}
 
+    def test_room_that_is_too_small_for_a_newcomer_is_still_room_for_who_is_away(self) -> None:
+        world = self.crowd().settle().without(1)
+        world = replace(world.having(*world.guests, guest(9, memnode=[0], weight=2)), damped=False)
+        assert homes(world) == {2: 0, 3: 0, 9: 1}
+        assert homes(world.settle()) == {2: 0, 3: 0, 9: 1}, "and that settles it"
+
+    def test_who_is_driven_home_by_a_lack_of_room_is_a_native_again(self) -> None:
+        settings = pool_settings(ratio=1, on_shortage=OnShortage.SPILL, cpus="0-3,8-10")
+        crowd = [guest(1, memnode=[0], weight=3), guest(2, memnode=[0], weight=2)]
+        crowd += [guest(3, memnode=[1]), guest(4, memnode=[0], weight=1)]
+        world = World(TWO, tuple(crowd), settings).settle()
+        assert homes(world) == {1: 0, 2: 1, 3: 1, 4: 0}
+        claim = guest(9, policy=Policy.FLOAT, pins=("10",))
+        light = replace(world.find(1), verdict=replace(world.find(1).verdict, weight=Fraction(2)))
+        world = world.changed(light).having(*world.changed(light).guests, claim)
+        assert homes(world) == homes(world.settle()), "one cycle settles it"
+        assert homes(world) == {1: 0, 2: 0, 3: 1, 4: 1, 9: None}, "the newest is who has to go"
+
     def test_it_stays_where_it_went(self) -> None:
         world = self.crowd().settle()
         for seconds in (1, 100, 10000):

@@ -335,7 +335,8 @@ def test_a_plan_from_files_tells_the_same(
     domains.mkdir()
     for uuid, name in ((good, "good.xml"), (bad, "bad.xml")):
         (domains / name).write_bytes(node.fake.guests[uuid].xml().encode())
-    decided = offline.from_files(Sysfs(host), domains, None, SETTINGS, damped=True)
+    seen = offline.read_files(Sysfs(host), domains, None, SETTINGS.guests)
+    decided = offline.decide(seen, SETTINGS, damped=True)
     told = check_decided(decided)
     assert good in {row["uuid"] for row in told["guests"] if row["emulator_pcpus"]}
     if field == UNREAD:  # with another UUID it is just another guest

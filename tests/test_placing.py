@@ -261,6 +261,15 @@ class TestSingle:
         decided = World(EIGHT, crowd, pool_settings(ratio=3, placement=Placement.SINGLE)).plan()
         assert [target(decided, n) for n in (1, 2, 3, 4)] == ["0", "1", "0", "1"]
 
+    def test_a_guest_in_a_narrower_cgroup_is_dealt_a_pcpu_that_it_can_have(self) -> None:
+        narrow = guest(2, kernel=obedient(cpus("7"), cpus("1,7")), emulator="7")
+        apart = guest(3, kernel=obedient(cpus("7"), cpus("7")), emulator="7")
+        settings = pool_settings(ratio=2, placement=Placement.SINGLE, min_cpus=2, cpus="0-1")
+        world = World(EIGHT, (guest(1, emulator="1"), narrow, apart, guest(4)), settings)
+        decided = world.plan()
+        assert [target(decided, n) for n in (1, 2, 3, 4)] == ["1", "1", None, "0"]
+        assert world.settle().steps() == ()
+
     def test_a_drifted_pin_does_not_change_who_is_where(self) -> None:
         world = World(EIGHT, fleet(4), self.SETTINGS).settle()
         drifted = world.changed(repinned(world.find(1), cpus("1")))

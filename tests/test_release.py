@@ -224,3 +224,11 @@ class TestRemember:
             left = frozenset(map(uuid_of, numbers))
             memory = remember(plan.memory, plan, world.memory, world.guests, left)
             assert str(memory.cells[cell].lingering) == lingering
+
+
+def test_an_iothread_that_is_not_to_follow_is_given_back_in_the_first_cycle_too() -> None:
+    settings = pool_settings(cpus="2-3", min_cpus=2, iothreads=False)
+    one = guest(1, emulator="2-3", original="7", iothreads=["2-3"])
+    world = World(EIGHT, (one,), settings)
+    assert [(step.kind, str(step.to)) for step in world.steps()] == [(Kind.IOTHREAD, "7")]
+    assert world.settle().steps() == ()

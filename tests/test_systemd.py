@@ -17,6 +17,7 @@ import pytest
 
 from agent import cli
 from agent.config import Config
+from agent.terminal import DEFAULT_CONFIG
 from tests.sandbox import UID, allowed, directives
 from tests.service import Service, wait
 
@@ -168,9 +169,9 @@ def test_what_the_unit_starts_is_a_command_of_ours() -> None:
     program, command, *options = shlex.split(UNIT["ExecStart"][0])
     assert program == "/usr/bin/emupool"
     context = cli.emupool.commands[command].make_context(command, options)
-    assert context.params == {"config_path": cli.DEFAULT_CONFIG, "dry_run": False}
+    assert context.params == {"config_path": DEFAULT_CONFIG, "dry_run": False}
     configuration = Path("/etc", UNIT["ConfigurationDirectory"][0])
-    assert cli.DEFAULT_CONFIG.parent == configuration
+    assert DEFAULT_CONFIG.parent == configuration
 
 
 def test_what_the_daemon_writes_by_default_is_in_its_runtime_directory() -> None:

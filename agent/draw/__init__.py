@@ -23,7 +23,17 @@ if TYPE_CHECKING:
 
     from agent.draw.words import Json
 
-__all__ = ["Paper", "account", "legend", "picture", "plan", "status", "strips", "topology"]
+__all__ = [
+    "Paper",
+    "account",
+    "comparison",
+    "legend",
+    "picture",
+    "plan",
+    "status",
+    "strips",
+    "topology",
+]
 
 
 def topology(console: Console, host: Json) -> None:
@@ -65,6 +75,16 @@ def status(console: Console, document: Json, host: Json | None = None) -> None:
 def account(console: Console, document: Json) -> None:
     """Print what each guest is billed, in pCPUs."""
     _print(console, [tables.account(document)], Paper.of(console))
+
+
+def comparison(console: Console, document: Json) -> None:
+    """Print what each ratio would come to, side by side."""
+    _print(console, [tables.comparison(document)], Paper.of(console))
+
+
+def simulation(console: Console, document: Json) -> None:
+    """Print what a trace came to at each ratio."""
+    _print(console, [tables.simulation(document)], Paper.of(console))
 
 
 def picture(document: Json, host: Json | None, paper: Paper) -> RenderableType:

@@ -119,6 +119,72 @@ def account(document: Json) -> RenderableType:
     return table
 
 
+def comparison(document: Json) -> RenderableType:
+    """Return one row per ratio: each cell's pool, who moves, and what one pCPU each would cost."""
+    rows = document["ratios"]
+    cells = [cell["id"] for cell in rows[0]["cells"]]
+    table = _table("ratio", *(f"pool of cell {cell}" for cell in cells))
+    for column in ("pool pCPUs", "guests", "moved", "freed", "short of"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        pools = (_counted_pool(cell) for cell in row["cells"])
+        numbers = ("pool_cpus", "guests", "guests_moved", "cpus_freed", "shortage")
+        style = "red" if row["shortage"] else ""
+        ratio = words.decimal(row["ratio"]).rstrip("0").rstrip(".")
+        _add(table, ratio, *pools, *(str(row[key]) for key in numbers), style=style)
+    note = "freed: pCPUs, against one of its own for each guest"
+    return Group(table, Text(note, "dim"))
+
+
+def _counted_pool(cell: Json) -> str:
+    cpus = CpuSet.parse(cell["pool"])
+    return f"{len(cpus)}: {words.cpus(cell['pool'])}" if cpus else "-"
+
+
+def simulation(document: Json) -> RenderableType:
+    """Return one column per ratio: pools, what one pCPU for each guest would take, and repins."""
+    rows = document["ratios"]
+    table = _table("over the trace")
+    for row in rows:
+        ratio = words.decimal(row["ratio"]).rstrip("0").rstrip(".")
+        table.add_column(f"ratio {ratio}", justify="right")
+    for name, value in _SIMULATED:
+        _add(table, name, *(value(row) for row in rows))
+    hours = document["seconds"] / 3600
+    counted = f"{document['events']:,} events in {hours:,.1f} hours, {document['cpus']} pCPUs"
+    return Group(Text(counted, "bold"), table)
+
+
+def _mean_and_peak(key: str) -> Callable[[Json], str]:
+    return lambda row: f"{row[key]['mean']:.1f} ({row[key]['peak']})"
+
+
+_SIMULATED: Final[tuple[tuple[str, Callable[[Json], str]], ...]] = (
+    ("guests that fitted", lambda row: f"{row['guests']:,}"),
+    ("guests refused", lambda row: f"{row['guests_refused']:,}"),
+    ("more than with a pCPU each", lambda row: f"{row['more_guests']:+,}"),
+    ("pool pCPUs, mean (peak)", _mean_and_peak("pool_cpus")),
+    ("one for each guest, mean (peak)", _mean_and_peak("isolated_cpus")),
+    ("pCPUs given back, mean", lambda row: f"{_given_back(row):.1f}"),
+    ("occupancy of pools", lambda row: f"{row['occupancy']:.0%}"),
+    ("repins", lambda row: f"{sum(row['repins'].values()):,}"),
+    ("repins for each guest", lambda row: f"{_each(row):.2f}"),
+    ("pools grew, shrank", lambda row: f"{row['growths']:,}, {row['shrinks']:,}"),
+    ("short of pCPUs, at most", lambda row: f"{row['shortage']['peak']:,}"),
+    ("cell hours short", lambda row: f"{row['shortage']['cell_seconds'] / 3600:.1f}"),
+)
+
+
+def _given_back(row: Json) -> float:
+    given_back: float = row["isolated_cpus"]["mean"] - row["pool_cpus"]["mean"]
+    return given_back
+
+
+def _each(row: Json) -> float:
+    repins: int = sum(row["repins"].values())
+    return repins / max(1, int(row["guests"]))
+
+
 def _billed(row: Json) -> tuple[str, str, int]:
     return row["name"], row["uuid"], -1 if row["cell"] is None else row["cell"]
 
