@@ -9,6 +9,8 @@ import json
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
+from agent.transition import Reason
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -140,7 +142,7 @@ def _outcome(row: Outcome, seconds: float) -> Json:
         "pool_cpus": {"mean": round(row.pool_seconds / seconds, 3), "peak": row.peak_pool},
         "isolated_cpus": {"mean": round(row.burnt_seconds / seconds, 3), "peak": row.peak_burnt},
         "occupancy": round(row.weight_seconds / (row.capacity_seconds or 1.0), 3),
-        "repins": dict(sorted(row.repins.items())),
+        "repins": {reason.value: row.repins[reason.value] for reason in Reason},
         "growths": row.growths,
         "shrinks": row.shrinks,
         "shortage": {

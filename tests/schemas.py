@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "docs/schema"
 ANSWERS: Final = ("topology", "plan", "status", "account")
+WHAT_IF: Final = ("comparison", "simulate")
 
 FORMATS: Final = FormatChecker(())
 
@@ -64,6 +65,11 @@ def fault(name: str, document: object) -> str | None:
     sent = json.loads(json.dumps(document, allow_nan=False))
     error = best_match(validator(name).iter_errors(sent))
     return None if error is None else f"{error.json_path}: {error.message[:500]}"
+
+
+def answer_of(command: str, document: Any) -> str:  # noqa: ANN401 - JSON
+    """Return which answer a command has given: a plan may be a comparison of several."""
+    return "comparison" if command == "plan" and "ratios" in document else command
 
 
 def validated(name: str, document: Any) -> Any:  # noqa: ANN401 - JSON

@@ -11,7 +11,7 @@ import pytest
 
 from tests import hosts
 from tests.guests import guest_xml
-from tests.schemas import validated
+from tests.schemas import answer_of, validated
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,8 @@ def emupool(*arguments: object) -> subprocess.CompletedProcess[str]:
         check=False,
     )
     if "--json" in arguments and not done.returncode:
-        validated(str(arguments[0]), json.loads(done.stdout))
+        document = json.loads(done.stdout)
+        validated(answer_of(str(arguments[0]), document), document)
     return done
 
 

@@ -27,7 +27,7 @@ from agent.status import Standing, status
 from agent.transition import Kind, Reason
 from tests import documents
 from tests.node import Node, cpus
-from tests.schemas import ANSWERS, FOLDER, fault, schemas, validated
+from tests.schemas import ANSWERS, FOLDER, WHAT_IF, fault, schemas, validated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -295,7 +295,7 @@ def subschemas(schema: object) -> Iterator[Json]:
             yield from subschemas(inner)
 
 
-@pytest.mark.parametrize("file", [*(f"{name}.json" for name in ANSWERS), "common.json"])
+@pytest.mark.parametrize("file", [f"{name}.json" for name in (*ANSWERS, *WHAT_IF, "common")])
 def test_a_schema_is_one_of_the_draft_that_it_names(file: str) -> None:
     schema = schemas()[file]
     assert schema["$schema"] == Draft202012Validator.META_SCHEMA["$id"]
@@ -425,6 +425,6 @@ def test_the_schema_has_the_keys_of_the_configuration() -> None:
 
 def test_the_readme_tells_of_each_schema() -> None:
     text = README.read_text()
-    for name in ANSWERS:
+    for name in (*ANSWERS, *WHAT_IF):
         assert f"docs/schema/{name}.json" in text
         assert Path(FOLDER / f"{name}.json").is_file()

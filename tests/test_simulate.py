@@ -21,6 +21,7 @@ from agent.simulation import POINTS, Outcome, Point, Simulation
 from agent.trace import Event, read
 from tests import hosts
 from tests.builders import host, pool_settings
+from tests.schemas import fault, validated
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -189,6 +190,10 @@ def test_the_document_compares_ratios() -> None:
     document = simulated(8, 1, 2)
     assert [row["ratio"] for row in document["ratios"]] == ["1", "2", "8"]
     assert document["events"] == 300
+    assert validated("simulate", document) == document
+    row = document["ratios"][0]
+    for wrong in ({**row, "repins": {"odd": 1}}, {**row, "ratio": "2/2"}, {**row, "more": 1}):
+        assert fault("simulate", {**document, "ratios": [wrong]}) is not None
     for row in document["ratios"]:
         assert row["more_guests"] == row["guests"] - row["guests_isolated"]
         assert row["pool_cpus"]["mean"] <= row["pool_cpus"]["peak"]
@@ -220,13 +225,16 @@ def test_a_chart_of_little_is_one_all_the_same(points: list[tuple[float, float]]
 
 
 def simulate(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "agent", "simulate", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+    if "--json" in arguments and not done.returncode:
+        validated("simulate", json.loads(done.stdout))
+    return done
 
 
 def test_from_outside(tmp_path: Path) -> None:
