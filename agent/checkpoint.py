@@ -73,6 +73,11 @@ class Checkpoint:
         self.failures = {"unfit": 0, "unsaved": 0}
         """How often the file could not be used, and not be written."""
 
+    def counters(self) -> dict[str, float]:
+        """Return how often the file was unfit or could not be written; no metric has it."""
+        told = self.failures.items()
+        return {f'emupool_state_errors_total{{reason="{why}"}}': times for why, times in told}
+
     def recall(self, warn: Callable[[str], None]) -> Memory:
         """Return what was saved; an unfit file is told to `warn`, set aside and forgotten."""
         try:

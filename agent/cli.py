@@ -15,12 +15,12 @@ import click
 
 from agent import __version__, reach, report
 from agent import config as configuration
-from agent.errors import ConfigError
 from agent.terminal import (
     DEFAULT_CONFIG,
     NO,
     UNREACHABLE,
     USAGE,
+    check_host,
     console,
     fail,
     load,
@@ -31,6 +31,7 @@ from agent.terminal import (
     source_of,
     warn,
     warn_line,
+    with_domains,
 )
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
     from agent.config import Config
     from agent.offline import Decided
-    from agent.sysfs import Sysfs
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(path_type=Path)
@@ -95,7 +95,7 @@ def run(config_path: Path | None, *, dry_run: bool) -> None:
 
         def checked(config: Config) -> Config:
             """Hold the configuration against this host, and `--dry-run` above it."""
-            _check_host(config, host, str(config_path or DEFAULT_CONFIG))
+            check_host(config, host, str(config_path or DEFAULT_CONFIG))
             reconcile = replace(config.reconcile, dry_run=dry_run or config.reconcile.dry_run)
             return replace(config, reconcile=reconcile)
 
@@ -147,7 +147,7 @@ def plan(
     """
     from agent import topology  # noqa: PLC0415
 
-    _with_domains(sysfs_root, domains)
+    with_domains(sysfs_root, domains)
     with one_line_errors():
         config = load(config_path)
         seen = reach.look(config, sysfs_root, domains, state, warn_line)
@@ -215,7 +215,7 @@ def check_config(file: Path, sysfs_root: Path | None) -> None:
     with one_line_errors():
         config = configuration.load(file)
         if sysfs_root is not None:
-            _check_host(config, reach.sysfs(sysfs_root), str(file))
+            check_host(config, reach.sysfs(sysfs_root), str(file))
         click.echo(plain(f"{file}: good"))
 
 
@@ -270,7 +270,7 @@ def account(
     """Show what each guest is billed."""
     from agent import accounting  # noqa: PLC0415
 
-    _with_domains(sysfs_root, domains)
+    with_domains(sysfs_root, domains)
     with one_line_errors():
         config = load(config_path)
         seen = reach.look(config, sysfs_root, domains, None, warn_line)
@@ -394,14 +394,3 @@ def _compare(answers: Mapping[Fraction, Decided], as_json: bool) -> None:  # noq
     from agent import draw  # noqa: PLC0415
 
     draw.comparison(console(), document)
-
-
-def _with_domains(sysfs_root: Path | None, domains: Path | None) -> None:
-    if sysfs_root is not None and domains is None:
-        raise click.UsageError("--sysfs-root goes with --domains: a plan is made from one host")
-
-
-def _check_host(config: Config, sysfs: Sysfs, file: str) -> None:
-    problems = configuration.check_host(config, sysfs.discover().host, file)
-    if problems:
-        raise ConfigError(file, problems)

@@ -52,8 +52,6 @@ GRACE: Final = 10.0
 """Seconds for which readiness waits for libvirt."""
 _AGAIN: Final = 1.0
 """Seconds until everything is looked at again, after libvirt could not tell all."""
-_FREES: Final = frozenset({Topic.LIFECYCLE, Topic.JOB, Topic.READ})
-"""What may end the reason for which a guest could not be read or pinned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +120,8 @@ class Daemon:
         self._looked = False  # at everything, over this connection
         self._started = time.monotonic()
         self._told_ready = False
-        self._standing = Standing(
-            config.libvirt.uri,
-            dry_run=config.reconcile.dry_run,
-            config=configuration.to_json(config),
-        )
+        told, dry = configuration.to_json(config), config.reconcile.dry_run
+        self._standing = Standing(config.libvirt.uri, dry_run=dry, config=told)
 
     # what other threads may ask
 
@@ -138,17 +133,12 @@ class Daemon:
 
     def status(self) -> bytes:
         """Return the `status` document."""
-        return json.dumps(status(self._standing, self._counters())).encode()
+        counters = self.metrics.counters() | self._checkpoint.counters()
+        return json.dumps(status(self._standing, counters)).encode()
 
     def page(self) -> str:
         """Return the status page."""
         return page(status(self._standing, {}))
-
-    def _counters(self) -> dict[str, float]:
-        """Return the metrics' counters, and those of the state file, which no metric has."""
-        own = self._checkpoint.failures.items()
-        told = {f'emupool_state_errors_total{{reason="{why}"}}': times for why, times in own}
-        return self.metrics.counters() | told
 
     # life
 
@@ -216,14 +206,17 @@ class Daemon:
             return
         if cause in PARTIAL and not self._looked:
             return  # the look at everything that is to come will see it
-        named = Named(set(wake.starting), early=wake.starting)
-        for uuid, events in wake.guests.items():
-            self._sort(uuid, events, named)
+        named = Named.of(wake, self._is_echo)
+        for uuid in named.fresh:
+            heard = (one.at for one in wake.guests[uuid] if one.started or one.resumed)
+            self._teller.arrived(uuid, min(heard))
         if cause is not Cause.EVENT:
             named.fresh.clear()  # with a full look a guest may be new to us that is not new
         if cause is Cause.EVENT and not named.guests and not wake.returned:
             return
         self._cycle(self._link, cause, named)
+        if wake.reload and cause is not Cause.RELOAD and self._link is not None:
+            self._cycle(self._link, Cause.RELOAD, Named())
 
     def _cause(self, wake: Wake) -> Cause | None:
         """Return what calls for a cycle, the most thorough first."""
@@ -231,8 +224,8 @@ class Daemon:
         due = self._timer.remaining() <= 0
         first = wake.link is not None or (due and not self._looked)
         causes = (
-            (Cause.RELOAD, wake.reload),
             (Cause.RECONNECT if self._cycled else Cause.START, first),
+            (Cause.RELOAD, wake.reload),
             (Cause.CPU, wake.cpus),
             (Cause.RECONCILE, due),
             (Cause.EVENT, bool(wake.guests or wake.starting) or wake.returned),
@@ -259,17 +252,6 @@ class Daemon:
         if self._told is not None and self._standing.result is not None:
             self._teller.opinion(self._standing.result.host, self._told.cells)
             self._told = None
-
-    def _sort(self, uuid: str, events: list[GuestEvent], named: Named) -> None:
-        """Note what a guest's events mean for the cycle."""
-        if not all(self._is_echo(event) for event in events):
-            named.guests.add(uuid)
-        for event in events:
-            if event.topic in _FREES:
-                named.freed.add(uuid)
-            if event.started or event.resumed:
-                named.fresh[uuid] = event.id
-                self._teller.arrived(uuid, event.at)
 
     def _is_echo(self, event: GuestEvent) -> bool:
         """Tell whether an event reports what we know already: our own pins, above all."""

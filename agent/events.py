@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final, Protocol
 
-from agent.port import GuestEvent, Link, LinkLost
+from agent.port import GuestEvent, Link, LinkLost, Topic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -169,6 +169,10 @@ class Wake:
         self.counts[_LABELS[type(event)]] += 1
 
 
+FREES: Final = frozenset({Topic.LIFECYCLE, Topic.JOB, Topic.READ})
+"""What may end the reason for which a guest could not be read or pinned."""
+
+
 @dataclass(slots=True)
 class Named:
     """What a wake means for the next cycle: which guests to look at, and what is known of them."""
@@ -178,6 +182,20 @@ class Named:
     fresh: dict[str, int | None] = field(default_factory=dict)  # started just now: domain ids
     early: dict[str, str] = field(default_factory=dict)  # being started: definitions
     counted: frozenset[int] | None = None  # ids of the running ones, if they have to agree
+
+    @classmethod
+    def of(cls, wake: Wake, is_echo: Callable[[GuestEvent], bool]) -> Named:
+        """Return what `wake` means; an event that `is_echo` tells what is known already."""
+        named = cls(set(wake.starting), early=wake.starting)
+        for uuid, events in wake.guests.items():
+            if not all(map(is_echo, events)):
+                named.guests.add(uuid)
+            for event in events:
+                if event.topic in FREES:
+                    named.freed.add(uuid)
+                if event.started or event.resumed:
+                    named.fresh[uuid] = event.id
+        return named
 
 
 class Waiter(Protocol):

@@ -3,8 +3,7 @@
 A pin of a busy guest blocks for 30 s, and five such calls freeze a connection for healthy guests
 too. So each call has a worker to itself; a call that has not answered in `PATIENCE` is *overdue*:
 its guest counts as busy. One that has not answered in `SLOW` no longer takes one of the `workers`
-places, and another worker takes over: of several busy guests each costs the others little. What
-an overdue call brings in the end is collected by a later cycle, which the worker wakes.
+places, and another worker takes over. A later cycle, which the worker wakes, collects the rest.
 
 At most `LIMIT` calls are under way in all; from the sixth on only evacuations and arrivals are
 sent. While libvirt has been holding a guest, nobody can know which: who asks for that one keeps
@@ -18,8 +17,7 @@ When a pin is set, the kernel is made to follow and is read back (`threads.settl
 thread, once there is no other pin to send: a pin is what is urgent, and three threads at once would
 only wait for each other between the many small reads.
 
-One thread calls `apply`, `prepare` and `collect`; workers touch nothing but their task and two
-queues, the one of their own tasks and the common one of what is done.
+One thread calls `apply`, `prepare` and `collect`; workers touch only their task and two queues.
 """
 
 from __future__ import annotations

@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from agent.checkpoint import Checkpoint
-    from agent.observer import Observer, Snapshot
+    from agent.observer import Observer
     from agent.pinner import Outcome, Pinner
     from agent.planner import Plan
     from agent.port import Link
+    from agent.sight import Snapshot
     from agent.snapshot import Guest
     from agent.topology import Host
     from agent.transition import Step

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from agent.config import Config
+    from agent.sysfs import Sysfs
 
 DEFAULT_CONFIG: Final = Path("/etc/emupool/config.toml")
 NO: Final = 1
@@ -114,3 +115,16 @@ def fail(lines: Iterable[str], code: int) -> NoReturn:
     for line in lines:
         click.echo(f"emupool: {plain(line)}", err=True)
     sys.exit(code)
+
+
+def with_domains(sysfs_root: Path | None, domains: Path | None) -> None:
+    """Refuse a host of files without guests of files."""
+    if sysfs_root is not None and domains is None:
+        raise click.UsageError("--sysfs-root goes with --domains: a plan is made from one host")
+
+
+def check_host(config: Config, sysfs: Sysfs, file: str) -> None:
+    """Refuse a configuration that does not fit the host; ConfigError has every error."""
+    problems = configuration.check_host(config, sysfs.discover().host, file)
+    if problems:
+        raise ConfigError(file, problems)

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.cycle import CycleResult
-    from agent.events import Wake
     from agent.placing import InstanceNUMACell
     from agent.port import GuestEvent
     from agent.transition import Reason
@@ -156,15 +155,12 @@ class Node:
     def react(self) -> CycleResult | None:
         """Do what the daemon does with all that came in; None: nothing."""
         wake = self.inbox.wait(0)
-        named = {u for u, events in wake.guests.items() if not self._echoes(u, wake)}
-        if not named and not wake.returned:
+        named = Named.of(wake, self._is_echo)
+        if not named.guests and not wake.returned:
             return None
-        freed = {u for u, events in wake.guests.items() if any(_ends_job(e.topic) for e in events)}
-        boots = [e for events in wake.guests.values() for e in events if _boots(e)]
-        fresh = {event.uuid: event.id for event in boots}
         self.fake.log.clear()
         self.fake.pins.clear()
-        result = self.rebalancer.cycle(self.link, Cause.EVENT, Named(named, freed, fresh))
+        result = self.rebalancer.cycle(self.link, Cause.EVENT, named)
         self.check_patience()
         return result
 
@@ -179,11 +175,8 @@ class Node:
         assert result is not None
         return result
 
-    def _echoes(self, uuid: str, wake: Wake) -> bool:
-        return all(
-            event.topic is Topic.TUNABLE and self.rebalancer.expected(uuid, event.tuned)
-            for event in wake.guests[uuid]
-        )
+    def _is_echo(self, event: GuestEvent) -> bool:
+        return event.topic is Topic.TUNABLE and self.rebalancer.expected(event.uuid, event.tuned)
 
     def returned(self) -> CycleResult:
         """Wait until a call that was given up on returns, and do what the daemon does then."""
@@ -237,14 +230,6 @@ def isolated(claim: int | None, properties: dict[str, object]) -> dict[str, obje
     if claim is not None:
         own["vcpupins"] = {0: str(claim)}
     return own | properties
-
-
-def _boots(event: GuestEvent) -> bool:
-    return event.started or event.resumed
-
-
-def _ends_job(topic: Topic) -> bool:
-    return topic in {Topic.LIFECYCLE, Topic.JOB, Topic.READ}
 
 
 def cpus(text: str) -> CpuSet:

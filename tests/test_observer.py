@@ -28,7 +28,7 @@ from tests.guests import guest_xml
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from agent.observer import Snapshot
+    from agent.sight import Snapshot
     from agent.snapshot import Guest
 
 ONE, TWO, THREE = CpuSet.of(1), CpuSet.of(2), CpuSet.of(3)
