@@ -15,9 +15,11 @@ from hypothesis import HealthCheck, settings
 
 from tests.effort import SOAK
 from tests.libvirtd import Libvirtd, missing
+from tests.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
+    from pathlib import Path
 
     from tests.guests import Guest
 
@@ -103,3 +105,20 @@ def make_guest(libvirtd: Libvirtd) -> Iterator[Callable[..., Guest]]:
     yield make
     libvirtd.recover()
     libvirtd.remove_all(made)
+
+
+@pytest.fixture
+def service(libvirtd: Libvirtd, tmp_path: Path) -> Iterator[Service]:
+    """Run the daemon beside the shared libvirtd; its pools may take pCPUs 0 and 1."""
+    with Service(libvirtd.uri, tmp_path, pool={"cpus": "0-1"}) as running:
+        yield running
+
+
+@pytest.fixture
+def start(make_guest: Callable[..., Guest]) -> Callable[..., Guest]:
+    """Define and start an isolate guest."""
+
+    def make(name: str, **properties: object) -> Guest:
+        return make_guest(name, **{"metadata_policy": "isolate", **properties}).define().start()
+
+    return make

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from tests.guests import Guest
+
 RUN = (sys.executable, "-m", "agent", "run")
 START_SECONDS = 30.0
 SOON = 20.0
@@ -210,3 +212,13 @@ class Service:
 def wait(met: Callable[[], object], what: str) -> None:
     """Wait until `met` holds."""
     wait_until(met, SOON, what)
+
+
+def on(cpus: frozenset[int], *guests: Guest) -> bool:
+    """Tell whether every emulator thread of `guests` may run on exactly `cpus`."""
+    return all(guest.masks("emulator") == {cpus} for guest in guests)
+
+
+def wait_on(cpus: frozenset[int], *guests: Guest) -> None:
+    """Wait until `on` holds."""
+    wait(lambda: on(cpus, *guests), f"{guests} on {sorted(cpus)}")

@@ -14,10 +14,10 @@ import pytest
 
 from tests.exposition import assert_lint_free
 from tests.runner import processes
-from tests.service import Service, wait
+from tests.service import Service, on, wait, wait_on
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.guests import Guest
@@ -26,31 +26,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.real
 
 ZERO, ONE, BOTH = frozenset({0}), frozenset({1}), frozenset({0, 1})
-
-
-@pytest.fixture
-def service(libvirtd: Libvirtd, tmp_path: Path) -> Iterator[Service]:
-    with Service(libvirtd.uri, tmp_path, pool={"cpus": "0-1"}) as running:
-        yield running
-
-
-@pytest.fixture
-def start(make_guest: Callable[..., Guest]) -> Callable[..., Guest]:
-    """Define and start an isolate guest."""
-
-    def make(name: str, **properties: object) -> Guest:
-        return make_guest(name, **{"metadata_policy": "isolate", **properties}).define().start()
-
-    return make
-
-
-def on(cpus: frozenset[int], *guests: Guest) -> bool:
-    """Tell whether every emulator thread of `guests` may run on exactly `cpus`."""
-    return all(guest.masks("emulator") == {cpus} for guest in guests)
-
-
-def wait_on(cpus: frozenset[int], *guests: Guest) -> None:
-    wait(lambda: on(cpus, *guests), f"{guests} on {sorted(cpus)}")
 
 
 def test_two_guests_share_a_pcpu_the_third_makes_it_two_and_a_departure_one_again(

@@ -18,7 +18,7 @@ import pytest
 
 from agent.pinner import LIMIT
 from tests.guests import wait_until
-from tests.service import SOON, Service, wait
+from tests.service import SOON, Service, on, wait, wait_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,31 +31,6 @@ pytestmark = pytest.mark.real
 
 ZERO, ONE, BOTH = frozenset({0}), frozenset({1}), frozenset({0, 1})
 BUSY = 7
-
-
-@pytest.fixture
-def service(libvirtd: Libvirtd, tmp_path: Path) -> Iterator[Service]:
-    with Service(libvirtd.uri, tmp_path, pool={"cpus": "0-1"}) as running:
-        yield running
-
-
-@pytest.fixture
-def start(make_guest: Callable[..., Guest]) -> Callable[..., Guest]:
-    """Define and start an isolate guest."""
-
-    def make(name: str, **properties: object) -> Guest:
-        return make_guest(name, **{"metadata_policy": "isolate", **properties}).define().start()
-
-    return make
-
-
-def on(cpus: frozenset[int], *guests: Guest) -> bool:
-    """Tell whether every emulator thread of `guests` may run on exactly `cpus`."""
-    return all(guest.masks("emulator") == {cpus} for guest in guests)
-
-
-def wait_on(cpus: frozenset[int], *guests: Guest) -> None:
-    wait(lambda: on(cpus, *guests), f"{guests} on {sorted(cpus)}")
 
 
 @contextmanager
