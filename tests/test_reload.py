@@ -566,7 +566,7 @@ def test_a_libvirtd_that_hangs_is_noticed_by_a_keepalive_that_came_with_a_reload
     with Service(libvirtd.uri, tmp_path, libvirt=patient) as service:
         service.configure(libvirt={"keepalive_interval": 1, "keepalive_count": 1})
         service.hup()
-        wait(lambda: service.metric("libvirt_reconnects_total") == 1, "a new connection")
+        wait(lambda: service.metric("libvirt_reconnects_total") >= 1, "a new connection")
         libvirtd.pause()
         try:
             wait(lambda: service.metric("libvirt_up") == 0, "the loss to be noticed")
