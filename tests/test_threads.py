@@ -778,7 +778,9 @@ def test_times_grow_with_work(cgroups: Cgroups, process: Process) -> None:
     after = threads.times(place)
     assert before is not None
     assert after is not None
-    assert [tid for tid, _, _ in after.emulator] == [process.pid, process.worker]
+    # One that has ended may be on the kernel's list for a moment longer.
+    assert {process.pid, process.worker} <= {tid for tid, _, _ in after.emulator}
+    assert after.emulator[0][0] == process.pid
     assert after.emulator[0][1] > before.emulator[0][1]
     assert after.emulator[0][2] >= before.emulator[0][2]
 
