@@ -131,7 +131,7 @@ def test_a_guest_that_libvirt_is_slow_to_destroy_delays_nobody(
 def test_a_libvirtd_that_hangs_is_noticed_and_followed_again(
     libvirtd: Libvirtd, tmp_path: Path, start: Callable[..., Guest]
 ) -> None:
-    keepalive = {"uri": libvirtd.uri, "keepalive_interval": 1, "keepalive_count": 1}
+    keepalive = {"uri": libvirtd.uri, "keepalive_interval": 2, "keepalive_count": 2}
     with Service(libvirtd.uri, tmp_path, pool={"cpus": "0-1"}, libvirt=keepalive) as service:
         guest = start("guest")
         wait_on(ZERO, guest)
