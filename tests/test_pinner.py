@@ -23,7 +23,7 @@ from agent.errors import (
     NotPermitted,
     TargetRefused,
 )
-from agent.pinner import LIMIT, Job, Pinner, _Order, jobs
+from agent.pinner import LIMIT, PATIENCE, SLOW, Job, Pinner, _Order, jobs
 from agent.transition import Kind, Reason, Step
 from tests.fake import Call, Clock, Fake
 
@@ -386,6 +386,27 @@ def test_a_call_that_hangs_holds_nobody_up(lonely: Bench) -> None:
     assert late.step.uuid == uuids[0]
     assert isinstance(late.error, GuestBusy)
     assert not lonely.pinner.under_way()
+
+
+def test_a_slow_call_frees_its_place_before_it_is_overdue(lonely: Bench) -> None:
+    slow, other = lonely.guests(2)
+    overdue: list[bool] = []
+
+    def watch(call: Call) -> None:
+        if call.name == "pin_emulator" and call.uuid == other:
+            overdue.append(lonely.pinner._under_way[slow].overdue)
+            lonely.pass_time()
+
+    def pass_some() -> None:
+        lonely.clock.now += (SLOW + PATIENCE) / 2
+
+    lonely.fake.hook = watch
+    hold = lonely.fake.hold(slow, pass_some)
+    applied = lonely.pinner.apply(lonely.jobs([slow, other]))
+    assert overdue == [False]
+    assert [outcome.step.uuid for outcome in applied.outcomes] == [other]
+    assert applied.overdue == {slow}
+    hold.refuse()
 
 
 def test_a_call_that_hangs_may_succeed_in_the_end(lonely: Bench) -> None:
