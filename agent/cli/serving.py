@@ -1,0 +1,110 @@
+"""The commands that act on guests: `run` and `release`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from agent import reach
+from agent.cli.options import config_option
+from agent.terminal import (
+    DEFAULT_CONFIG,
+    NO,
+    UNREACHABLE,
+    check_host,
+    fail,
+    load,
+    one_line_errors,
+    plain,
+    warn_line,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agent.config import Config
+
+
+@click.command()
+@config_option
+@click.option("--dry-run", is_flag=True, help="Plan and report, but pin nothing.")
+def run(config_path: Path | None, *, dry_run: bool) -> None:
+    """Run the daemon, in the foreground."""
+    from agent import client, daemon, http, hypervisor, inotify, logs, threads  # noqa: PLC0415
+    from agent.checkpoint import Lock  # noqa: PLC0415
+
+    with one_line_errors():
+        host = reach.sysfs()
+
+        def checked(config: Config) -> Config:
+            """Hold the configuration against this host, and `--dry-run` above it."""
+            check_host(config, host, str(config_path or DEFAULT_CONFIG))
+            reconcile = replace(config.reconcile, dry_run=dry_run or config.reconcile.dry_run)
+            return replace(config, reconcile=reconcile)
+
+        config = checked(load(config_path))
+        logs.configure(config.log.level, config.log.format, sys.stderr)
+        logs.catch_uncaught()
+        with Lock(config.state.path):
+            loop = hypervisor.EventLoop()
+            parts = daemon.Parts(
+                reach.libvirt(config.libvirt), host, threads.Threads(), loop, inotify.watch()
+            )
+            path = config_path or DEFAULT_CONFIG
+            service = daemon.Daemon(config, parts, path=path, override=checked)
+            answers = http.Answers(
+                service.metrics.expose, service.ready, service.status, service.page
+            )
+            server = http.Server(config.http, answers)
+            try:
+                server.start()
+            except http.PortInUse as error:
+                fail([str(error)], UNREACHABLE)
+            if server.address is not None:
+                url = client.url(config.http, *server.address)
+                logs.get("http").info("http.listening", url=url)
+            service.run()
+            server.stop()
+
+
+@click.command()
+@config_option
+def release(config_path: Path | None) -> None:
+    """Give every managed guest its original pins back.
+
+    Refused while a daemon runs: it would pin them again.
+    """
+    from agent import releasing  # noqa: PLC0415
+    from agent.checkpoint import Checkpoint, Lock  # noqa: PLC0415
+    from agent.observer import Observer  # noqa: PLC0415
+    from agent.pinner import Pinner  # noqa: PLC0415
+    from agent.rebalancer import Rebalancer  # noqa: PLC0415
+    from agent.threads import Threads  # noqa: PLC0415
+
+    with one_line_errors():
+        config = load(config_path)
+        with Lock(config.state.path), reach.link(config.libvirt) as link:
+            threads = Threads()
+            pinner = Pinner(
+                reach.libvirt(config.libvirt).hand,
+                threads,
+                lambda: None,
+                config.libvirt.pin_workers,
+            )
+            checkpoint = Checkpoint(config.state.path)
+            rebalancer = Rebalancer(
+                reach.settings(config),
+                Observer(reach.sysfs(None), threads),
+                pinner,
+                checkpoint,
+                checkpoint.recall(warn_line),
+            )
+            result = rebalancer.release(link)
+        done, failed = releasing.lines(result)
+        for line in done:
+            click.echo(plain(line))
+        if failed:
+            fail(failed, NO)
