@@ -11,7 +11,9 @@ announced. `Doubt` says when a disagreement has lasted too long.
 *Guests that are being started.* Their cgroup appears some 0.2 s before libvirt announces them.
 Their definition can be read meanwhile, as soon as libvirt talks to QEMU, and nothing of it that
 matters here changes until the start is announced: whoever would change it waits for the start to
-end, and is told of by an event. So a pin can be decided before it can be set.
+end, and is told of by an event. So a pin can be decided before it can be set. The answer comes a
+moment before the process runs QEMU's program (2 ms, seen), by which it is recognised: it is passed
+on after a `PAUSE`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import re
 import select
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from agent.errors import GuestError
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 
 PATIENCE: Final = 0.050
 """Seconds after which an answer is late; most take less than a millisecond."""
+PAUSE: Final = 0.020
+"""Seconds for which a definition that was read early is held back."""
 GRACE: Final = 1.0
 """Seconds for which events and list may disagree; most starts take less."""
 _GUEST: Final = re.compile(r"(?:machine-qemu\\x2d|qemu-)([0-9]{1,9})(?:-|\\x2d)")
@@ -95,17 +100,20 @@ class Lookout:
         connect: Callable[[], Roster],
         put: Callable[[Event], None],
         nursery: Nursery | None = None,
+        pause: float = PAUSE,
     ) -> None:
         """Ask over what `connect` returns; without a `nursery` no guest is read early."""
         self._connect = connect
         self._put = put
         self._nursery = nursery
+        self._pause = pause
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._ended = False
         self._stale = False
         self._roster: Roster | None = None
         self._last = -1  # the id that was read last: a guest has a cgroup in each tree
         self._asking_since: float | None = None
+        self._early: deque[tuple[float, int, Starting]] = deque()  # due when, of which id
         self.known: frozenset[int] = frozenset()
         """Ids of guests that need not be read; whoever decides sets it."""
 
@@ -143,29 +151,46 @@ class Lookout:
         if self._nursery is not None:
             poll.register(self._nursery.fileno(), select.POLLIN)
         while not self._ended:
-            ready = {fd for fd, _ in poll.poll()}
+            ready = {fd for fd, _ in poll.poll(self._until_due())}
             if self._nursery is not None and self._nursery.fileno() in ready:
                 for name in self._nursery.names():
                     self._appeared(name)
+            self._pass_on()
             if self._reader in ready and os.read(self._reader, 4096) and not self._ended:
-                self._ask(lambda roster: Counted(roster.active_ids()))
+                self._ask(lambda roster: self._put(Counted(roster.active_ids())))
         self._let_go()
+
+    def _until_due(self) -> float | None:
+        """Return the milliseconds until a definition is to be passed on, None without one."""
+        if not self._early:
+            return None
+        return max(0.0, self._early[0][0] - time.monotonic()) * 1000
+
+    def _pass_on(self) -> None:
+        while self._early and self._early[0][0] <= time.monotonic():
+            _, number, starting = self._early.popleft()
+            if number not in self.known:
+                self._put(starting)
 
     def _appeared(self, directory: str) -> None:
         match = _GUEST.match(directory)
         number = int(match[1]) if match else self._last
         if number != self._last and number not in self.known:
             self._last = number
-            self._ask(lambda roster: Starting(*roster.definition(number)))
+            self._ask(lambda roster: self._read(roster, number))
 
-    def _ask(self, question: Callable[[Roster], Event]) -> None:
+    def _read(self, roster: Roster, number: int) -> None:
+        starting = Starting(*roster.definition(number))
+        self._early.append((time.monotonic() + self._pause, number, starting))
+
+    def _ask(self, question: Callable[[Roster], None]) -> None:
         if self._stale:
             self._stale = False  # before the connection is made: a later wish is not lost
             self._let_go()
         try:
             self._roster = self._roster or self._connect()
             self._asking_since = time.monotonic()
-            self._put(question(self._roster))
+            question(self._roster)
         except GuestError:  # it did not start after all
             return
         except Exception:  # noqa: BLE001 - whoever decides learns of it by its own connection

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 class Bench:
     """A lookout over a fake, and a directory where cgroups appear."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pause: float = 0) -> None:
         self.folder = folder
         self.fake = Fake()
         self.inbox = Inbox()
         watch = inotify.watch()
         assert watch is not None
-        self.lookout = Lookout(self.fake.roster, self.inbox.put, watch)
+        self.lookout = Lookout(self.fake.roster, self.inbox.put, watch, pause)
         self.lookout.watch([str(folder)])
         self.lookout.start()
 
@@ -106,6 +106,25 @@ def test_a_guest_that_is_known_is_not_read(bench: Bench) -> None:
     assert number == 1
     assert bench.nothing()
     assert bench.fake.count("definition") == 0
+
+
+def test_a_guest_whose_start_is_known_by_then_is_not_passed_on(bench: Bench) -> None:
+    def announce(_: object) -> None:
+        bench.lookout.known = frozenset({1})
+
+    bench.fake.hook = announce
+    number, _ = bench.start("a")
+    assert number == 1
+    assert bench.nothing()
+    assert bench.fake.count("definition") == 1
+
+
+def test_what_is_read_early_is_held_back_while_lists_are_taken(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, pause=3600)
+    bench.start("a")
+    wait_until(lambda: bench.fake.count("definition") == 1, 10, "it to be read")
+    assert bench.nothing()
+    bench.lookout.stop()
 
 
 @pytest.mark.parametrize(
