@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from agent.cpuset import EMPTY, CpuSet, union
+from agent.cpusets import NOTHING_MENDED, Mended
 from agent.errors import GuestGone
 from agent.pool import CellMemory
 from agent.transition import Drift
@@ -56,6 +57,7 @@ class CycleResult:
     failures: tuple[tuple[str, EmupoolError], ...] = ()
     problems: tuple[str, ...] = ()  # of sysfs
     state_error: str | None = None
+    mended: Mended = NOTHING_MENDED
     dry_run: bool = False
 
     @property

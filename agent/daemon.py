@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from agent import config as configuration
@@ -28,10 +28,11 @@ from agent.metrics import Metrics
 from agent.observer import Observer
 from agent.opinion import Opinion
 from agent.page import page
+from agent.parts import settings
 from agent.pinner import Pinner
 from agent.pool import OnStop
 from agent.port import Topic
-from agent.rebalancer import PATIENCE_AT_END, Rebalancer, Settings
+from agent.rebalancer import PATIENCE_AT_END, Rebalancer
 from agent.status import Standing, status
 from agent.telling import Teller, status_line
 from agent.usage import EmulatorTime, PoolUsage
@@ -42,32 +43,14 @@ if TYPE_CHECKING:
 
     from agent.config import Config
     from agent.cycle import CycleResult
-    from agent.events import HostTold, Waiter, Wake
-    from agent.lookout import Nursery
-    from agent.port import GuestEvent, Hypervisor, Link
-    from agent.sysfs import Sysfs
-    from agent.threads import Threads
+    from agent.events import HostTold, Wake
+    from agent.parts import Parts
+    from agent.port import GuestEvent, Link
 
 GRACE: Final = 10.0
 """Seconds for which readiness waits for libvirt."""
 _AGAIN: Final = 1.0
 """Seconds until everything is looked at again, after libvirt could not tell all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the daemon is made from; tests put their own hypervisor and kernel in."""
-
-    hypervisor: Hypervisor
-    sysfs: Sysfs
-    threads: Threads
-    loop: Waiter | None = None
-    nursery: Nursery | None = None
-
-
-def settings_of(config: Config) -> Settings:
-    """Return what a cycle follows."""
-    return Settings(config.pool, config.guests, config.reconcile.dry_run)
 
 
 class Daemon:
@@ -103,7 +86,12 @@ class Daemon:
         self._checkpoint = Checkpoint(config.state.path)
         memory = self._checkpoint.recall(lambda text: self._log.warning("state.unfit", error=text))
         self._rebalancer = Rebalancer(
-            settings_of(config), self._observer, self._pinner, self._checkpoint, memory
+            settings(config),
+            self._observer,
+            self._pinner,
+            self._checkpoint,
+            memory,
+            mender=parts.mender,
         )
         self._connector = Connector(parts.hypervisor, self._inbox.put, self._may_connect)
         self._nursery = parts.nursery
@@ -394,6 +382,6 @@ class Daemon:
         if (interval, count) != (old.keepalive_interval, old.keepalive_count):
             self._hypervisor.keepalive(interval, count)
             self._connector.again()  # whatever is open keeps what it was opened with
-        self._rebalancer.reconfigure(settings_of(config))
+        self._rebalancer.reconfigure(settings(config))
         told = configuration.to_json(config)
         self._standing = replace(self._standing, dry_run=config.reconcile.dry_run, config=told)

@@ -26,6 +26,9 @@ About = tuple[str, ...]
 
 _GUEST: Final = "guest"
 _UNVERIFIED: Final = "unverified"
+_CPUSET: Final = "cpuset"
+_FULL: Final = frozenset({_UNVERIFIED, _CPUSET})
+"""What only a full cycle looks at."""
 _NAMED: Final = 5
 """Guests that a text names; the gauges count all."""
 
@@ -42,7 +45,7 @@ def _goes_on(about: About, result: CycleResult) -> bool:
     kind, what = about[:2]
     partial = result.cause in PARTIAL
     if kind != _GUEST:
-        return partial and kind == _UNVERIFIED
+        return partial and kind in _FULL
     if any(outcome.step.uuid == what and outcome.error is None for outcome in result.outcomes):
         return False
     guest = next((guest for guest in result.guests if guest.uuid == what), None)
@@ -66,6 +69,10 @@ def _of_plan(result: CycleResult) -> Iterator[tuple[About, str]]:
 def _of_host(result: CycleResult) -> Iterator[tuple[About, str]]:
     for problem in result.problems:
         yield ("sysfs", problem), problem
+    for cut in result.mended.left:
+        text = f"pCPUs {cut.cpus} are on line again, but nobody can pin to them in this cpuset: "
+        text += f"{cut.why}; write {cut.wanted} to its cpuset.cpus, then to its guests'"
+        yield (_CPUSET, cut.directory), text
     if result.state_error is not None:
         yield ("state", "file"), result.state_error
 

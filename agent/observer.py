@@ -123,6 +123,15 @@ class Observer:
         ids = (seen.domain.id for seen in self._seen.values())
         return frozenset(number for number in ids if number is not None)
 
+    def partitions(self) -> frozenset[str]:
+        """Return libvirt's partitions: the usual one, and those of the guests that are known."""
+        own = (seen.domain.partition for seen in self._seen.values())
+        return frozenset(filter(None, own)) | {"/machine"}
+
+    def online(self) -> CpuSet:
+        """Return the pCPUs that are on line now."""
+        return self._hosts.online()
+
     def answered(self, uuid: str) -> bool:
         """Tell whether libvirt told of a guest in the last look."""
         return uuid in self._answered

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from agent import offline
 from agent.checkpoint import NO_STATE, Checkpoint, Saved, StateError, load_file
-from agent.rebalancer import Settings
+from agent.parts import settings
 from agent.sysfs import Sysfs
 
 if TYPE_CHECKING:
@@ -58,12 +58,6 @@ def recall(checkpoint: Checkpoint, warn: Callable[[str], None]) -> Memory:
         warn(f"{error}: going on without it")
         saved = None
     return (saved or NO_STATE).memory
-
-
-def settings(config: Config, ratio: Fraction | None = None) -> Settings:
-    """Return what a cycle follows, with `ratio` in every cell if it is given."""
-    pool = config.pool if ratio is None else offline.with_ratio(config.pool, ratio)
-    return Settings(pool, config.guests, config.reconcile.dry_run)
 
 
 def look(

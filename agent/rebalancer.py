@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from agent import pinner, planner, transition
 from agent.checkpoint import StateError
 from agent.cpuset import CpuSet
+from agent.cpusets import NOTHING_MENDED, Mended
 from agent.cycle import PARTIAL, Cause, CycleResult, misfits, remember, undone
 from agent.errors import GuestBusy, GuestGone
 from agent.events import Named
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from agent.pinner import Outcome, Pinner
     from agent.planner import Plan
     from agent.port import Link
-    from agent.sight import Snapshot
+    from agent.sight import Cpusets, Snapshot
     from agent.snapshot import Guest
     from agent.topology import Host
     from agent.transition import Step
@@ -75,14 +76,19 @@ class Rebalancer:
         checkpoint: Checkpoint | None,
         memory: Memory = NOTHING,
         clock: Callable[[], float] = time.monotonic,
+        mender: Cpusets | None = None,
     ) -> None:
-        """Begin from `memory`; without a checkpoint nothing outlives this process."""
+        """Begin from `memory`; without a checkpoint nothing outlives this process.
+
+        Without a `mender` cpusets that the kernel cut stay as they are.
+        """
         self.settings = settings
         self._observer = observer
         self._pins = pins
         self._checkpoint = checkpoint
         self._memory = memory
         self._clock = clock
+        self._mender = mender
         self._retries: dict[str, _Retry] = {}
         self._turn = ""
         self._stuck: dict[str, frozenset[int]] = {}
@@ -134,6 +140,7 @@ class Rebalancer:
         due = self._take_turns(started)
         named.guests |= due | {outcome.step.uuid for outcome in late}
         looked = named if cause in PARTIAL else None
+        mended = self._mend(cause)
         snapshot = self._observer.look(
             link,
             self.settings.guests,
@@ -167,6 +174,7 @@ class Rebalancer:
             failures=snapshot.failures,
             problems=snapshot.problems,
             state_error=self._state_error,
+            mended=mended,
             dry_run=self.settings.dry_run,
         )
 
@@ -198,6 +206,17 @@ class Rebalancer:
             memory=self._memory,
             stuck=dict(self._stuck),
             failures=snapshot.failures,
+        )
+
+    def _mend(self, cause: Cause) -> Mended:
+        """Give libvirt's partitions back what the kernel took: before they are looked at."""
+        if self._mender is None or cause in PARTIAL:
+            return NOTHING_MENDED
+        return self._mender.mend(
+            self._observer.partitions(),
+            self._observer.online(),
+            plugged=cause is Cause.CPU,
+            act=not self.settings.dry_run,
         )
 
     # decide

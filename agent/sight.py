@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from agent.cpuset import CpuSet
+    from agent.cpusets import Mended
     from agent.domainxml import Domain, Pins
     from agent.errors import EmupoolError
     from agent.snapshot import Guest, Kernel
@@ -25,6 +28,15 @@ class Kernels(Protocol):
 
     def read(self, place: Place) -> Kernel:
         """Return what the kernel holds for it."""
+
+
+class Cpusets(Protocol):
+    """Gives cpusets back what the kernel cut; `agent.cpusets.Mender` does."""
+
+    def mend(
+        self, partitions: Iterable[str], online: CpuSet, *, plugged: bool, act: bool
+    ) -> Mended:
+        """Look at libvirt's `partitions`, and mend them if it is to `act`."""
 
 
 class Discovered(Protocol):

@@ -77,6 +77,11 @@ class Teller:
         self._show(result, pool, billing)
         self._log_cycle(result)
         self._log_faults(result)
+        for directory, cpus in result.mended.given:
+            empty = [one for one in result.mended.empty if one.startswith(f"{directory}/")]
+            self._log.warning(
+                "cpuset.mended", partition=directory, cpus=str(cpus), unpinned=empty[:_SPELLED_OUT]
+            )
 
     def failed(self, cause: Cause, error: Exception) -> None:
         """Count a cycle that came to nothing; log it, unless the last one failed alike."""

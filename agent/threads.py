@@ -1,9 +1,6 @@
 r"""A guest's threads as the kernel holds them: found by cgroup, read, and given their masks.
 
-The one module that touches /proc/<pid> and the files of cgroups. A *tree* is a mounted hierarchy:
-version 1 is the one of the cpuset controller, version 2 is cgroup2. Hybrid hosts have both; libvirt
-pins through the one that has cpuset, so version 1 comes first. A *place* is where one start of one
-guest lives in a tree::
+A *place* is where one start of one guest lives in a tree (see `cgroups`)::
 
     <partition>/qemu-7-NAME.libvirt-qemu/emulator                  without systemd
     <partition>/machine-qemu\x2d7\x2dNAME.scope/libvirt/emulator   systemd; once without libvirt/
@@ -21,38 +18,23 @@ and loosening would unpin it: `settle` looks first. For 4 threads it takes 140 u
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
+from agent import cgroups, cpusets
 from agent.cpuset import EMPTY, CpuSet
-from agent.errors import GuestGone, NotPermitted, SysfsError
+from agent.errors import GuestGone, NotPermitted
 from agent.snapshot import Kernel, Settled, Thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
-_T = TypeVar("_T")
-_LIMIT: Final = 1 << 24  # bytes read of one file; the longest is mountinfo of a container host
 _ROUNDS: Final = 3  # readings of a list of threads: the later ones are for threads born meanwhile
-_MEMBERS: Final = {1: "tasks", 2: "cgroup.threads"}  # by version of the tree
-_EFFECTIVE: Final = {1: "cpuset.effective_cpus", 2: "cpuset.cpus.effective"}
-_GONE: Final = {errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.ENAMETOOLONG}
-"""No such file. ENODEV: the cgroup was removed, ESRCH: the thread ended, after the open."""
-
 _ARRIVED: Final = re.compile(rb"\0-(?:incoming|loadvm)\0")  # begins from what another QEMU left
-_IDS: Final = re.compile(r"(?:[0-9]{1,9}(?:\n|\Z))*\Z")
 _IOTHREAD: Final = re.compile(r"iothread([0-9]{1,10})\Z")
-_MOUNT: Final = re.compile(r"\S+ \S+ \S+ (\S+) (\S+) \S.*? - (\S+) \S* (.*)\Z")
-_OCTAL: Final = re.compile(r"\\([0-7]{3})")
-_NOT_IN_UNIT: Final = re.compile(rb"^\.|[^0-9A-Za-z:_.]")
-_KERNELS: Final = re.compile(
-    r"[._]|(?:cgroup|cpu|cpuacct|cpuset|memory|devices|freezer|blkio|io|pids|hugetlb|perf_event"
-    r"|net_cls|net_prio|rdma|misc|debug)\."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,23 +66,26 @@ class Threads:
         Without a tree nothing will be found. SysfsError if a file cannot be understood.
         """
         self._root = str(root).rstrip("/")
-        self._mounts = _find_trees(f"{self._root}/proc/self/mountinfo")
-        possible = _parsed(f"{self._root}/sys/devices/system/cpu/possible", CpuSet.parse)
+        self._trees = cgroups.Trees(root)
+        possible = cgroups.parsed(f"{self._root}/sys/devices/system/cpu/possible", CpuSet.parse)
         # Not SC_NPROCESSORS_CONF where it can be helped: it counts, and ids may have gaps.
         self._possible = tuple(possible or range(os.sysconf("SC_NPROCESSORS_CONF")))
-        self._schedstat = _read(f"{self._root}/proc/self/schedstat") is not None
+        self._schedstat = cgroups.read(f"{self._root}/proc/self/schedstat") is not None
 
     def partition(self, path: str = "/machine") -> CpuSet | None:
         """Return the effective cpuset of libvirt's partition `path` (`resource/partition`).
 
         None: there is no such cgroup, or it has no cpuset. SysfsError if it is no CPU list.
         """
-        found = (_effective(version, directory) for version, directory in self._partitions(path))
+        found = (
+            cgroups.effective(version, directory)
+            for version, directory in self._trees.partitions(path)
+        )
         return next((cpus for cpus in found if cpus is not None), None)
 
     def partitions(self) -> tuple[str, ...]:
         """Return the directories in which cgroups of guests of the default partition appear."""
-        return tuple(directory for _, directory in self._partitions("/machine"))
+        return tuple(directory for _, directory in self._trees.partitions("/machine"))
 
     def locate(self, uuid: str, domain_id: int, partition: str | None = None) -> Place | None:
         """Find the guest that libvirt numbers `domain_id`, and make sure of its `uuid`.
@@ -111,8 +96,8 @@ class Threads:
         wanted = b"\0-uuid\0%b\0" % uuid.encode()
         # systemd's names hold a literal \x2d for each dash of libvirt's.
         starts = (f"qemu-{domain_id}-", f"machine-qemu\\x2d{domain_id}\\x2d")
-        for version, directory in self._partitions(partition or "/machine"):
-            for name in _names(directory, starts):
+        for version, directory in self._trees.partitions(partition or "/machine"):
+            for name in cgroups.names(directory, starts):
                 if name.endswith((".libvirt-qemu", ".scope")):
                     place = self._place(version, f"{directory}/{name}", wanted)
                     if place is not None:
@@ -126,8 +111,8 @@ class Threads:
         """
         return Kernel(
             threads=_threads(self._emulator(place)),
-            cpus=_effective(place.version, place.emulator),
-            parent=_effective(place.version, place.guest),
+            cpus=cgroups.effective(place.version, place.emulator),
+            parent=cgroups.effective(place.version, place.guest),
             iothreads=tuple((iothread, _threads(tids)) for iothread, tids in _iothreads(place)),
         )
 
@@ -165,23 +150,17 @@ class Threads:
         inner = sorted(tid for _, tids in _iothreads(place) for tid in tids)
         return Times(self._spent(self._emulator(place)), self._spent(inner))
 
-    def _partitions(self, path: str) -> Iterator[tuple[int, str]]:
-        """Yield (version of the tree, directory) of each place where the partition may be."""
-        for version, mount in self._mounts.items():
-            for directory in _partition_directories(path):
-                yield version, f"{self._root}{mount}/{directory}"
-
     def _place(self, version: int, directory: str, wanted: bytes) -> Place | None:
         for guest in (f"{directory}/libvirt", directory):
             emulator = f"{guest}/emulator"
-            if _members(version, emulator) is None:
+            if cgroups.members(version, emulator) is None:
                 continue
             # Version 1 moves threads to the guest's own cgroup when their cpuset runs empty;
             # version 2 tells there the processes of its threaded cgroups.
             for holder in (emulator, guest) if version == 1 else (guest,):
-                for pid in _parsed(f"{holder}/cgroup.procs", _ids) or ():
+                for pid in cgroups.parsed(f"{holder}/cgroup.procs", cgroups.ids) or ():
                     # A vhost worker of old kernels is a process without arguments.
-                    argv = _read(f"{self._root}/proc/{pid}/cmdline") or b""
+                    argv = cgroups.read(f"{self._root}/proc/{pid}/cmdline") or b""
                     started = self._started(pid) if wanted in argv else None
                     if started is not None:
                         arrived = _ARRIVED.search(argv) is not None
@@ -189,20 +168,22 @@ class Threads:
         return None
 
     def _started(self, pid: int) -> int | None:
-        return _parsed(f"{self._root}/proc/{pid}/stat", _start)
+        return cgroups.parsed(f"{self._root}/proc/{pid}/stat", _start)
 
     def _emulator(self, place: Place) -> tuple[int, ...]:
         """Return the ids of the emulator threads; GuestGone if this start of the guest is over.
 
         The main thread may live while it is not among them, so only then is its process looked at.
         """
-        tids = _members(place.version, place.emulator)
+        tids = cgroups.members(place.version, place.emulator)
         if tids is None or (place.pid not in tids and self._started(place.pid) != place.started):
             raise GuestGone(f"process {place.pid} of {place.guest} has ended")
         return tids
 
     def _settle(self, place: Place, cgroup: str, target: CpuSet, iothread: int | None) -> Settled:
         permitted = True
+        if place.version == 1:
+            cpusets.bring_back(self._root, place.guest)
         if self._in_force(place, cgroup, target):
             try:
                 self._loosen(place, cgroup)
@@ -222,7 +203,7 @@ class Threads:
         Less is left when a CPU went off line since the pin. In version 2 an empty cpuset, or one
         of which nothing is left, means all that the parent has.
         """
-        asked, effective = _asked(directory), _effective(place.version, directory)
+        asked, effective = cgroups.asked(directory), cgroups.effective(place.version, directory)
         if not asked or not effective:
             return None
         left = asked == target and effective <= target
@@ -230,9 +211,9 @@ class Threads:
 
     def _loosen(self, place: Place, directory: str) -> None:
         done, refused = set[int](), set[int]()
-        for _ in range(_ROUNDS if _asked(directory) else 0):
+        for _ in range(_ROUNDS if cgroups.asked(directory) else 0):
             # A thread born of a narrow one since the list was read is narrow as well.
-            fresh = set(_members(place.version, directory) or ()) - done
+            fresh = set(cgroups.members(place.version, directory) or ()) - done
             refused |= {tid for tid in fresh if not self._widen(tid)}
             done |= fresh
             if not fresh:
@@ -251,72 +232,17 @@ class Threads:
 
     def _spent(self, tids: Iterable[int]) -> tuple[tuple[int, int, int], ...]:
         # /proc/<tid> answers for any thread, also for one that is no member of QEMU's process.
-        found = ((tid, _parsed(f"{self._root}/proc/{tid}/schedstat", _slices)) for tid in tids)
+        found = (
+            (tid, cgroups.parsed(f"{self._root}/proc/{tid}/schedstat", _slices)) for tid in tids
+        )
         return tuple((tid, *spent) for tid, spent in found if spent is not None)
-
-
-def _find_trees(path: str) -> dict[int, str]:
-    """Return where the trees are mounted, by version; a mount of the whole tree is preferred."""
-    best = {version: mount for version, _, _, mount in sorted(_mounts(path), reverse=True)}
-    return {version: best[version].rstrip("/") for version in sorted(best)}
-
-
-def _mounts(path: str) -> Iterator[tuple[int, bool, int, str]]:
-    """Yield (version, shows only a part, line, mount point) of each mount of interest."""
-    lines = os.fsdecode(_read(path) or b"").split("\n")
-    for number, line in enumerate(filter(None, lines)):
-        match = _MOUNT.match(line)
-        if match is None:
-            raise SysfsError(path, line, "is no line of mountinfo")
-        v1 = match[3] == "cgroup" and "cpuset" in match[4].split(",")
-        if v1 or match[3] == "cgroup2":
-            mount = _OCTAL.sub(lambda code: chr(int(code[1], 8)), match[2])
-            yield 1 if v1 else 2, match[1] != "/", number, mount
-
-
-def _partition_directories(path: str) -> tuple[str, ...]:
-    """Return where libvirt puts a partition, relative to the mount: with systemd, and without."""
-    if not path.isprintable():
-        return ()
-    tokens = [token for token in path.split("/") if token]
-    units = [_unit(token) for token in tokens]
-    slices = ("-".join(units[: n + 1]) + ".slice" for n in range(len(units)))
-    return "/".join(slices), "/".join(_cgroup_name(n, token) for n, token in enumerate(tokens))
-
-
-def _unit(token: str) -> str:
-    r"""Write a part of a partition as systemd does: `my-vms` is `my\x2dvms`."""
-    return _NOT_IN_UNIT.sub(lambda char: b"\\x%02x" % ord(char[0]), token.encode()).decode()
-
-
-def _cgroup_name(depth: int, token: str) -> str:
-    """Name a part of a partition as libvirt does by itself (virCgroupSetPartitionSuffix)."""
-    if depth == 0 and token in {"machine", "system", "user"}:
-        return token
-    name = token if "." in token else f"{token}.partition"
-    # An underscore keeps it apart from the kernel's files; it also makes `..` a plain name.
-    return f"_{name}" if _KERNELS.match(name) else name
 
 
 def _iothreads(place: Place) -> Iterator[tuple[int, tuple[int, ...]]]:
     """Yield (iothread id, ids of its threads) by id."""
-    found = filter(None, map(_IOTHREAD.match, _names(place.guest, ("iothread",))))
+    found = filter(None, map(_IOTHREAD.match, cgroups.names(place.guest, ("iothread",))))
     for iothread, name in sorted((int(match[1]), match[0]) for match in found):
-        yield iothread, _members(place.version, f"{place.guest}/{name}") or ()
-
-
-def _names(directory: str, starts: tuple[str, ...]) -> list[str]:
-    try:
-        with os.scandir(directory) as entries:
-            return [entry.name for entry in entries if entry.name.startswith(starts)]
-    except OSError as error:
-        _raise_unless_gone(directory, error)
-        return []
-
-
-def _members(version: int, directory: str) -> tuple[int, ...] | None:
-    """Return the ids of the threads in a cgroup, ascending; None if there is no such cgroup."""
-    return _parsed(f"{directory}/{_MEMBERS[version]}", _ids)
+        yield iothread, cgroups.members(place.version, f"{place.guest}/{name}") or ()
 
 
 def _threads(tids: Iterable[int]) -> tuple[Thread, ...]:
@@ -333,24 +259,6 @@ def _threads(tids: Iterable[int]) -> tuple[Thread, ...]:
     return tuple(found)
 
 
-def _asked(directory: str) -> CpuSet | None:
-    return _parsed(f"{directory}/cpuset.cpus", CpuSet.parse)
-
-
-def _effective(version: int, directory: str) -> CpuSet | None:
-    cpus = _parsed(f"{directory}/{_EFFECTIVE[version]}", CpuSet.parse)
-    if cpus is None and version == 1:  # before Linux 3.17; what was asked for was in force
-        return _asked(directory)
-    return cpus
-
-
-def _ids(text: str) -> tuple[int, ...]:
-    if not _IDS.match(text):
-        raise ValueError("not a list of ids")
-    # 0 is a thread of another pid namespace, and would name ourselves in a system call.
-    return tuple(sorted({int(word) for word in text.split()} - {0}))
-
-
 def _start(text: str) -> int:
     """Return field 22 of /proc/<pid>/stat: the start in clock ticks since boot."""
     # Field 2 is the name, in brackets, and may hold brackets and spaces: count from its end.
@@ -360,41 +268,3 @@ def _start(text: str) -> int:
 def _slices(text: str) -> tuple[int, int]:
     run, wait, _count = map(int, text.split())
     return run, wait
-
-
-def _parsed(path: str, parse: Callable[[str], _T]) -> _T | None:
-    """Return what a file of the kernel says, None as `_read`; SysfsError if `parse` cannot."""
-    text = _read(path)
-    if text is None:
-        return None
-    try:
-        return parse(os.fsdecode(text))
-    except (ValueError, IndexError) as error:
-        raise SysfsError(path, os.fsdecode(text), str(error)) from error
-
-
-def _read(path: str) -> bytes | None:
-    """Return a file of the kernel; None if there is none, or what it told of is gone."""
-    file = -1
-    text = bytearray()
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        # The kernel may answer in pieces, and only an empty one is the last.
-        while (piece := os.read(file, 16384)) and len(text) <= _LIMIT:
-            text += piece
-    except OSError as error:
-        _raise_unless_gone(path, error)
-        return None
-    finally:
-        if file >= 0:
-            os.close(file)
-    if len(text) > _LIMIT:
-        raise SysfsError(path, os.fsdecode(bytes(text[:60])), f"is longer than {_LIMIT} bytes")
-    return bytes(text)
-
-
-def _raise_unless_gone(path: str, error: OSError) -> None:
-    if isinstance(error, PermissionError):
-        raise NotPermitted(f"{path}: {error.strerror}") from error
-    if error.errno not in _GONE:
-        raise SysfsError(path, "", error.strerror or str(error)) from error

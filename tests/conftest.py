@@ -35,10 +35,11 @@ settings.load_profile("soak" if SOAK else "ci" if CI else "emupool")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need a libvirtd of their own."""
+    """Mark the tests that need a libvirtd of their own, and put `last` ones last."""
     for item in items:
         if {"libvirtd", "own_libvirtd"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("real")
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from agent.cpuset import EMPTY, CpuSet
+from agent.cpusets import NOTHING_MENDED
 from agent.errors import EmupoolError, GuestBusy, GuestGone, HypervisorAway, TargetRefused
 from agent.port import GuestEvent, LinkLost, Topic
 from agent.threads import Times
@@ -27,8 +28,9 @@ from tests.fakeguest import FakeGuest, Hold, definition, pin_of, role
 from tests.hosts import TWO_CELLS_EIGHT_CPUS, Machine, host
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    from agent.cpusets import Mended
     from agent.snapshot import Kernel, Settled
     from agent.threads import Place
     from tests.fakeguest import Definition, Process
@@ -130,6 +132,7 @@ class Fake:
         self.reachable = True
         self.may_loosen = True
         self.problems: tuple[str, ...] = ()  # that a look at the host finds
+        self.mended = NOTHING_MENDED  # what a look at the partitions' cpusets comes to
         self.copies = 1  # of each event
         self.probes = (5, 3)  # keepalive of connections to come: interval and count
         self._cpusets = cpusets
@@ -227,6 +230,15 @@ class Fake:
 
     def online(self) -> CpuSet:
         return self.present - self.machine.offline
+
+    # agent.sight.Cpusets
+
+    def mend(
+        self, partitions: Iterable[str], online: CpuSet, *, plugged: bool, act: bool
+    ) -> Mended:
+        del partitions, online, plugged, act
+        with self.called(None, Call("mend")):
+            return self.mended
 
     # agent.observer.Kernels and agent.pinner.Settler
 

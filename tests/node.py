@@ -80,6 +80,7 @@ class Node:
             checkpoint,
             saved.memory if saved is not None else NOTHING,
             self.clock,
+            self.fake,
         )
         self.link = self.fake.link(self.inbox.put)
         if not self.started:

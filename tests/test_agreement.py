@@ -17,12 +17,13 @@ import pytest
 from agent import config as configuration
 from agent import logs
 from agent.cpuset import CellId, CpuSet
-from agent.daemon import Daemon, Parts
+from agent.daemon import Daemon
 from agent.errors import HypervisorAway, NotPermitted
 from agent.events import HostTold
 from agent.hypervisor import Libvirt, capabilities
 from agent.metrics import Metrics
 from agent.opinion import Opinion
+from agent.parts import Parts
 from agent.sysfs import Sysfs
 from agent.telling import Teller
 from agent.threads import Threads

@@ -11,9 +11,10 @@ import pytest
 
 from agent.config import Config
 from agent.config.settings import ReconcileSettings, StateSettings
-from agent.daemon import Daemon, Parts
+from agent.daemon import Daemon
 from agent.errors import HypervisorAway, NotPermitted
 from agent.events import CpusUnwatched, LinkFailed, LinkUp, Wake
+from agent.parts import Parts
 from agent.port import LinkLost
 from tests.fake import Call, Fake
 from tests.logbook import Logbook

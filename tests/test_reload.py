@@ -22,8 +22,9 @@ from agent import logs
 from agent.config import RESTART, Config, load
 from agent.connector import daemon_runs
 from agent.cycle import Cause
-from agent.daemon import Daemon, Parts
+from agent.daemon import Daemon
 from agent.events import LinkUp, Reload
+from agent.parts import Parts
 from agent.pool import CellSettings
 from tests.badconfig import ONE_KEY
 from tests.fake import Fake

@@ -9,7 +9,8 @@ import pytest
 
 from agent import logs
 from agent.accounting import BillingSettings
-from agent.cycle import Cause
+from agent.cpusets import NOTHING_MENDED, Cut, Mended
+from agent.cycle import PARTIAL, Cause
 from agent.errors import (
     EmupoolError,
     GuestFailed,
@@ -140,6 +141,12 @@ def odd_host(node: Node) -> Callable[[], object]:
     return lambda: setattr(node.fake, "problems", ())
 
 
+def cut(node: Node) -> Callable[[], object]:
+    machine = Cut("/sys/fs/cgroup/cpuset/machine", cpus("3"), cpus("0-3"), "Permission denied")
+    node.fake.mended = Mended(left=(machine,))
+    return lambda: setattr(node.fake, "mended", NOTHING_MENDED)
+
+
 class Row(NamedTuple):
     about: str
     text: str
@@ -158,6 +165,7 @@ ROWS: Final = {
     "threads are stuck": Row("stuck", "of a", stuck),
     "a guest has no cpuset": Row("unverified", "of a", unverified),
     "metadata are wrong": Row("warning", "much", mislabelled),
+    "a cpuset stays cut": Row("cpuset", "write 0-3 to its cpuset.cpus", cut),
     "the host's files are odd": Row("sysfs", "is no number", odd_host),
 }
 
@@ -197,6 +205,25 @@ def test_a_cycle_that_changed_nothing_is_debug_whatever_is_wrong(
     }
     others = [e for e in book.told(least="info") if e["event"] != "cycle.done"]
     assert others == []
+
+
+def test_a_cpuset_that_was_mended_is_told_with_the_vcpus_that_lost_theirs(
+    node: Node, book: Logbook
+) -> None:
+    told = Told(node)
+    machine, other = "/cpuset/machine", "/cpuset/machine.slice"
+    lost = tuple(f"{machine}/qemu-{n}-a.libvirt-qemu/vcpu0" for n in range(30))
+    node.fake.mended = Mended(given=((machine, cpus("3")), (other, cpus("2-3"))), empty=lost)
+    told.tell(node.cycle(Cause.CPU))
+    first, second = book.told("cpuset.mended")
+    assert (first["partition"], first["cpus"], first["unpinned"]) == (machine, "3", list(lost[:20]))
+    assert (second["partition"], second["cpus"], second["unpinned"]) == (other, "2-3", [])
+
+
+def test_only_a_cycle_that_looks_at_everything_mends(node: Node) -> None:
+    for cause in Cause:
+        node.cycle(cause)
+        assert node.fake.count("mend") == (cause not in PARTIAL)
 
 
 def test_the_document_knows_each_kind_of_fault() -> None:

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Plan and report, but pin nothing.")
 def run(config_path: Path | None, *, dry_run: bool) -> None:
     """Run the daemon, in the foreground."""
-    from agent import client, daemon, http, hypervisor, inotify, logs, threads  # noqa: PLC0415
+    from agent import client, cpusets, daemon, http, hypervisor, inotify, logs, threads  # noqa: PLC0415
     from agent.checkpoint import Lock  # noqa: PLC0415
+    from agent.parts import Parts  # noqa: PLC0415
 
     with one_line_errors():
         host = reach.sysfs()
@@ -50,8 +51,13 @@ def run(config_path: Path | None, *, dry_run: bool) -> None:
         logs.catch_uncaught()
         with Lock(config.state.path):
             loop = hypervisor.EventLoop()
-            parts = daemon.Parts(
-                reach.libvirt(config.libvirt), host, threads.Threads(), loop, inotify.watch()
+            parts = Parts(
+                reach.libvirt(config.libvirt),
+                host,
+                threads.Threads(),
+                loop,
+                inotify.watch(),
+                cpusets.Mender(),
             )
             path = config_path or DEFAULT_CONFIG
             service = daemon.Daemon(config, parts, path=path, override=checked)
@@ -80,6 +86,7 @@ def release(config_path: Path | None) -> None:
     from agent import releasing  # noqa: PLC0415
     from agent.checkpoint import Checkpoint, Lock  # noqa: PLC0415
     from agent.observer import Observer  # noqa: PLC0415
+    from agent.parts import settings  # noqa: PLC0415
     from agent.pinner import Pinner  # noqa: PLC0415
     from agent.rebalancer import Rebalancer  # noqa: PLC0415
     from agent.threads import Threads  # noqa: PLC0415
@@ -96,7 +103,7 @@ def release(config_path: Path | None) -> None:
             )
             checkpoint = Checkpoint(config.state.path)
             rebalancer = Rebalancer(
-                reach.settings(config),
+                settings(config),
                 Observer(reach.sysfs(None), threads),
                 pinner,
                 checkpoint,

@@ -1,0 +1,38 @@
+"""What the daemon and the commands that do its work once are made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agent import offline
+from agent.rebalancer import Settings
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+    from agent.config import Config
+    from agent.events import Waiter
+    from agent.lookout import Nursery
+    from agent.port import Hypervisor
+    from agent.sight import Cpusets
+    from agent.sysfs import Sysfs
+    from agent.threads import Threads
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The foreign things of a daemon; tests put their own hypervisor and kernel in."""
+
+    hypervisor: Hypervisor
+    sysfs: Sysfs
+    threads: Threads
+    loop: Waiter | None = None
+    nursery: Nursery | None = None
+    mender: Cpusets | None = None
+
+
+def settings(config: Config, ratio: Fraction | None = None) -> Settings:
+    """Return what a cycle follows, with `ratio` in every cell if it is given."""
+    pool = config.pool if ratio is None else offline.with_ratio(config.pool, ratio)
+    return Settings(pool, config.guests, config.reconcile.dry_run)
