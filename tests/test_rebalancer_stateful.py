@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -18,6 +19,7 @@ from agent.cpuset import EMPTY, CpuSet
 from agent.cycle import Cause
 from agent.errors import GuestFailed, HypervisorAway, NotPermitted, SysfsError, TargetRefused
 from agent.transition import followers
+from tests.effort import examples
 from tests.node import DELAY, Node, isolated, pools
 
 if TYPE_CHECKING:
@@ -248,5 +250,5 @@ class Life(RuleBasedStateMachine):
         self.node.cycle(Cause.START)
 
 
-TestLife = Life.TestCase
-TestLife.settings = hypothesis_settings(max_examples=40, stateful_step_count=30)
+TestLife = pytest.mark.soak(Life.TestCase)
+TestLife.settings = hypothesis_settings(max_examples=examples(300, 10_000), stateful_step_count=30)
