@@ -45,6 +45,13 @@ def simulate(
     return report.simulation((run.outcome for run in runs), len(host.online))
 
 
+def untold(pool: PoolSettings) -> str | None:
+    """Return what of the settings a simulation does not follow."""
+    if PoolSource.RESERVED not in {own.source for own in (pool.default, *pool.cells.values())}:
+        return None
+    return "pool.source: 'reserved' is taken for 'free', since guests of a trace set nothing aside"
+
+
 def _free(pool: PoolSettings) -> PoolSettings:
     """Return the settings with pools of free pCPUs where they would be of what guests set aside.
 

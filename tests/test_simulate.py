@@ -249,6 +249,11 @@ def test_from_outside(tmp_path: Path) -> None:
     table = simulate("--sysfs-root", root, "--trace", trace, "--ratio", 2).stdout
     assert table.splitlines()[0].startswith("50 events")
     assert "pool pCPUs" in table
+    config = tmp_path / "config.toml"
+    config.write_text('[pool]\nsource = "reserved"\n')
+    told = simulate("--sysfs-root", root, "--trace", trace, "--config", config)
+    assert told.returncode == 0
+    assert "'reserved' is taken for 'free'" in told.stderr
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,8 @@ def simulate(
         config = load(config_path)
         host = reach.sysfs(sysfs_root).discover().host
         lines = simulating.lines(host, trace, generate, seed)
+        if (untold := simulating.untold(config.pool)) is not None:
+            warn_line(untold)
         asked, name = ratios or (config.pool.default.ratio,), str(trace or "made up")
         with progress() as told:
             document = simulating.simulate(host, config.pool, asked, lines, name, told)
