@@ -142,6 +142,13 @@ leaves_a_group_that_others_are_in() {
         [ "$(getent group libvirt | cut -d: -f4)" = nova ] && userdel nova && groupdel libvirt &&
         is_pristine
 }
+takes_its_hook_along() {
+    local link=/etc/libvirt/hooks/qemu.d/emupool
+    apt install "${new[0]}" >/dev/null
+    mkdir -p "${link%/*}" && ln -s /usr/share/emupool/hooks/qemu $link
+    apt purge emupool >/dev/null && [ ! -L $link ] && getent group libvirt &&
+        rm -r /etc/libvirt && groupdel libvirt && is_pristine
+}
 
 everything >pristine
 attempt "it installs" installs "${old[0]}" 0.0.1
@@ -163,4 +170,5 @@ attempt "it is enabled" is_enabled
 attempt "an upgrade restarts it, and does not stop it" restarts_it
 attempt "a removal stops it" stops_it
 attempt "a purge leaves a group that others are in" leaves_a_group_that_others_are_in
+attempt "a purge takes the hook out, and leaves libvirt's group to libvirt" takes_its_hook_along
 verdict
