@@ -37,8 +37,7 @@ shellcheck debian/postinst debian/prerm debian/postrm tools/*.sh
 dpkg-deb --control ../emupool_*.deb ../control
 for file in postinst prerm postrm; do sh -n "../control/$file"; done
 mandoc -Tlint -Wwarning debian/man/*
-lintian --allow-root --display-info --fail-on error,warning,info \
-    --suppress-tags unused-override --tag-display-limit 0 ../emupool_*.changes
+lintian --allow-root --fail-on error,warning --tag-display-limit 0 ../emupool_*.changes
 EOF
     { cat "$root/log" >&2; die "the build failed: see above"; }
 

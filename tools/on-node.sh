@@ -64,13 +64,14 @@ says_that_nobody_answers() {
 takes_only_libvirt_from_the_host() {
     /usr/lib/emupool/bin/python3 - <<'EOF'
 import importlib, pkgutil, sys
-import agent
+import agent, pyudev
 for module in pkgutil.walk_packages(agent.__path__, "agent."):
     if module.name != "agent.__main__":
         importlib.import_module(module.name)
 files = {n: m.__file__ for n, m in sys.modules.items() if getattr(m, "__file__", None)}
 print(sorted({n.split(".")[0] for n, f in files.items() if "/site-packages/" in f}))
 assert not [n for n, f in files.items() if "/dist-packages/" in f]
+pyudev.Context()  # finds the libudev that the package depends on
 host = {n for n, f in files.items() if f.startswith("/usr/lib/emupool/libvirt/")}
 assert host == {"libvirt", "libvirtmod"}, host
 assert all(p.startswith(("/usr/lib/python3", "/usr/lib/emupool/")) for p in sys.path if p), sys.path
