@@ -3,12 +3,12 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
-CODE := agent tests $(wildcard benchmarks)
+CODE := agent tests tools $(wildcard benchmarks)
 
 # More arguments for pytest and for the benchmarks: make test ARGS='-k planner -x'
 ARGS ?=
 
-.PHONY: help demo test check format lint types soak bench bench-plan test-fresh clean setup setup-runtime
+.PHONY: help demo test check format lint types soak bench bench-plan test-fresh deb test-deb clean setup setup-runtime
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 14
@@ -42,6 +42,12 @@ bench-plan: setup ## measure planning: hosts of 16 to 4096 pCPUs, up to 2000 gue
 
 test-fresh: ## prove the set-up: demo and test in a new Debian 12 (root, mmdebstrap)
 	@tools/test-fresh.sh
+
+deb: ## build the Debian package, dist/emupool_VERSION_ARCH.deb (root, mmdebstrap)
+	@tools/deb.sh
+
+test-deb: ## prove it in a new Debian 12: installed, upgraded, removed, purged
+	@tools/test-deb.sh
 
 clean: ## remove what the targets made
 	rm -rf .venv .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist

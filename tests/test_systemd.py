@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).parents[1]
 FOLDER: Final = ROOT / "systemd"
+GUIDE: Final = ROOT / "docs" / "install.md"
 NAME: Final = "emupool.service"
 TEXT: Final = (FOLDER / NAME).read_text()
 UNIT: Final = directives(TEXT)
@@ -74,16 +75,14 @@ HARMFUL: Final = {
 
 
 def install_steps() -> list[tuple[Path, Path]]:
-    """Return what README has an operator install, and where to."""
-    steps = re.findall(
-        r"^    install -Dm644 (\S+) /(\S+)$", (ROOT / "README.md").read_text(), re.MULTILINE
-    )
+    """Return what the guide has an operator install, and where to."""
+    steps = re.findall(r"^    install -Dm644 (\S+) /(\S+)$", GUIDE.read_text(), re.MULTILINE)
     return [(ROOT / source, Path(target)) for source, target in steps]
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a root directory with what README's steps install, and systemd's own targets."""
+    """Return a root directory with what the guide's steps install, and systemd's own targets."""
     root = tmp_path_factory.mktemp("root")
     for source, target in install_steps():
         (root / target).parent.mkdir(parents=True, exist_ok=True)
@@ -110,17 +109,17 @@ def analyze(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_readme_installs_each_file(installed: Path) -> None:
+def test_the_guide_installs_each_file(installed: Path) -> None:
     assert {source for source, _ in install_steps()} == {
         ROOT / "config.example.toml",
         *FOLDER.iterdir(),
     }
     assert (installed / "etc/systemd/system" / NAME).exists()
-    assert "    systemd-sysusers\n" in (ROOT / "README.md").read_text()
+    assert "    systemd-sysusers\n" in GUIDE.read_text()
 
 
 def test_systemd_has_nothing_to_say_against_the_unit(installed: Path) -> None:
-    verified = analyze(installed, "verify")
+    verified = analyze(installed, "verify", "--man=no")
     assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
 
 
@@ -129,7 +128,7 @@ def test_verify_would_speak_up(installed: Path, tmp_path: Path) -> None:
     shutil.copytree(installed, root)
     unit = root / "etc/systemd/system" / NAME
     unit.write_text(TEXT.replace("RestartSec=5", "RestartSecs=5"))
-    assert "RestartSecs" in analyze(root, "verify").stderr
+    assert "RestartSecs" in analyze(root, "verify", "--man=no").stderr
 
 
 def test_the_exposure_is_low(installed: Path) -> None:

@@ -1,0 +1,1 @@
+"""What builds and proves the project; no part of the product."""
