@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 FOLDER: Final = Path(__file__).parents[1] / "deploy/prometheus"
 INTERVAL: Final = "200ms"
 START_SECONDS: Final = 30.0
+STARTING: Final = 503
 
 
 @cache
@@ -159,9 +160,9 @@ class Prometheus:
             with urllib.request.urlopen(url, timeout=10) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
-            if error.code == 503:  # it still starts
-                raise
-            raise AssertionError(f"{parameters}: {error.read().decode()}") from None
+            text = error.read().decode()  # to its end, which closes the connection
+            refused = ConnectionError if error.code == STARTING else AssertionError
+            raise refused(f"{parameters}: {text}") from None
 
 
 def _both_jobs(text: str) -> str:

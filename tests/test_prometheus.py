@@ -53,30 +53,26 @@ class Scene(NamedTuple):
 
 @pytest.fixture(scope="module")
 def scene(_session_libvirtd: Libvirtd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    libvirtd = _session_libvirtd
+    libvirtd, made = _session_libvirtd, tmp_path_factory.mktemp
     libvirtd.recover()
     guests = [libvirtd.guest(name, metadata_policy="isolate") for name in ("a", "b", "c")]
     with ExitStack() as stack:
         node, dry = (stack.enter_context(reserved()) for _ in range(2))
-        folder = tmp_path_factory.mktemp("prometheus")
-        watch = stack.enter_context(Prometheus(folder, plain=[node], secure=[dry]))
+        prometheus = Prometheus(made("prometheus"), plain=[node], secure=[dry])
+        stack.enter_context(prometheus)
         stack.callback(libvirtd.remove_all, guests)
-        for guest in guests:
+        stack.callback(libvirtd.recover)
+        for guest in guests[:2]:
             guest.define().start()
-        folder = tmp_path_factory.mktemp("dry")
-        other = Service(libvirtd.uri, folder, http=_secure(folder, dry), pool={"cpus": "0-1"})
+        http, cpus = _secure(made("tls"), dry), {"cpus": "0-1"}
+        other = Service(libvirtd.uri, made("dry"), http=http, pool=cpus)
         other.spawn("--dry-run")
         stack.callback(other.kill)
-        service = Service(
-            libvirtd.uri,
-            tmp_path_factory.mktemp("node"),
-            http={"listen": node},
-            pool={"cpus": "0-1"},
-        )
+        service = Service(libvirtd.uri, made("node"), http={"listen": node}, pool=cpus)
         stack.enter_context(service)
-        wait_until(lambda: watch.value("sum(up)") == 2, FIRST_SCRAPE, "both to be scraped")
-        yield Scene(watch, libvirtd, service, node, dry, guests)
-        libvirtd.recover()
+        wait_until(lambda: prometheus.value("sum(up)") == 2, FIRST_SCRAPE, "both to be scraped")
+        guests[2].define().start()  # an arrival that a rate can see
+        yield Scene(prometheus, libvirtd, service, node, dry, guests)
 
 
 def _secure(folder: Path, listen: str) -> dict[str, str]:
@@ -104,6 +100,7 @@ def test_what_prometheus_stores_follows_guests_that_come_and_go(
     scene.shows(4, "emupool_pool_guests", cell="0")
     scene.shows(2, "instance_cell:emupool_saved_cpus:current", cell="0")
     wait_on(BOTH, fourth)
+    scene.service.settle()
     arrivals = scene.service.metric("repins_total", reason="arrive")
     scene.shows(arrivals, "emupool_repins_total", reason="arrive")
     fourth.destroy()
@@ -136,32 +133,40 @@ def test_prometheus_can_evaluate_each_rule(scene: Scene) -> None:
 def a_ratio_that_its_pcpus_cannot_keep(scene: Scene) -> Iterator[None]:
     scene.service.configure(pool={"emulator_overcommit_ratio": 1})
     scene.service.hup()
-    yield
-    scene.service.configure(pool={"emulator_overcommit_ratio": 2})
-    scene.service.hup()
+    try:
+        yield
+    finally:
+        scene.service.configure(pool={"emulator_overcommit_ratio": 2})
+        scene.service.hup()
 
 
 @contextmanager
 def a_file_that_is_refused(scene: Scene) -> Iterator[None]:
     scene.service.configure(pool={"emulator_overcommit_ratio": 0})
     scene.service.hup()
-    yield
-    scene.service.configure(pool={"emulator_overcommit_ratio": 2})
-    scene.service.hup()
+    try:
+        yield
+    finally:
+        scene.service.configure(pool={"emulator_overcommit_ratio": 2})
+        scene.service.hup()
 
 
 @contextmanager
 def a_libvirtd_that_was_killed(scene: Scene) -> Iterator[None]:
     scene.libvirtd.kill()
-    yield
-    scene.libvirtd.start()
+    try:
+        yield
+    finally:
+        scene.libvirtd.start()
 
 
 @contextmanager
 def a_daemon_that_was_killed(scene: Scene) -> Iterator[None]:
     scene.service.kill()
-    yield
-    scene.service.start()
+    try:
+        yield
+    finally:
+        scene.service.start()
 
 
 @contextmanager
@@ -170,8 +175,10 @@ def a_guest_that_claims_every_pcpu(scene: Scene) -> Iterator[None]:
     pins = {cpu: str(cpu) for cpu in range(cpus)}
     claimer = scene.libvirtd.guest("claimer", vcpus=cpus, vcpupins=pins, metadata_policy="ignore")
     claimer.create()
-    yield
-    claimer.destroy()
+    try:
+        yield
+    finally:
+        claimer.destroy()
 
 
 @pytest.mark.parametrize(
