@@ -2,7 +2,7 @@
 # Makes .venv with the project in it, after installing what Debian has to supply.
 #
 #   tools/setup.sh runtime    what `make demo` needs
-#   tools/setup.sh dev        that, the linters, and the libvirt daemon, QEMU and promtool of the tests
+#   tools/setup.sh dev        that, the linters, and libvirtd, QEMU and Prometheus for the tests
 #
 # What is needed is asked for by what it does (a header, a command), not by package name, so that
 # any machine that has it will do; packages are named only to install them. A run that finds
@@ -34,7 +34,12 @@ has_qemu_driver() {
         compgen -G '/usr/lib*/*/libvirt/connection-driver/libvirt_driver_qemu.so' >/dev/null
 }
 
-has_promtool() { has promtool || [ -x "$venv/bin/promtool" ]; }
+has_prometheus() {
+    local program
+    for program in prometheus promtool; do
+        has "$program" || [ -x "$venv/bin/$program" ] || return 1
+    done
+}
 
 # The packages whose job nothing on this machine does, in a line.
 missing() {
@@ -84,7 +89,7 @@ is_done() {
     runtime) stamped runtime || stamped dev ;;
     dev)
         stamped dev && has libvirtd && has virsh && has qemu-system-x86_64 && has_qemu_driver &&
-            has_promtool && has systemd-analyze
+            has_prometheus && has systemd-analyze
         ;;
     esac
 }
@@ -117,21 +122,22 @@ install_packages() {
 
 download() { apt-get -qq -o APT::Sandbox::User=root download prometheus; }
 
-# Takes the one program of its package that the tests run. Installed, the package would start a
+# Takes the two programs of its package that the tests run. Installed, the package would start a
 # monitoring server wherever an init runs, and bring eleven more for that server's pages.
-take_promtool() {
-    local place=$venv/.promtool
-    ! has_promtool || return 0
-    has apt-get || die "not Debian: put Prometheus' promtool in PATH, then repeat"
-    echo "setup: taking promtool out of the package prometheus"
+take_prometheus() {
+    local place=$venv/.prometheus
+    ! has_prometheus || return 0
+    has apt-get || die "not Debian: put prometheus and promtool in PATH, then repeat"
+    echo "setup: taking prometheus and promtool out of the package prometheus"
     rm -rf "$place"
     mkdir "$place"
     (
         cd "$place" || exit
         download 2>/dev/null || { apt-get -qq -o DPkg::Lock::Timeout=300 update && download; } &&
-            dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool
+            dpkg-deb --fsys-tarfile prometheus_*.deb |
+            tar -x ./usr/bin/prometheus ./usr/bin/promtool
     ) || die "apt-get could not download prometheus: see its message above"
-    mv "$place/usr/bin/promtool" "$venv/bin/"
+    mv "$place"/usr/bin/* "$venv/bin/"
     rm -rf "$place"
 }
 
@@ -161,4 +167,4 @@ if has flock; then # one at a time: somebody else may be at it in another termin
 fi
 install_packages
 install_project
-[ "$level" = runtime ] || take_promtool
+[ "$level" = runtime ] || take_prometheus
