@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command(
     "provider-yaml",
-    epilog=examples("emupool provider-yaml > /etc/nova/provider_config/emupool.yaml"),
+    epilog=examples("emupool provider-yaml > emupool.yaml"),
 )
 @config_option
 @sysfs_option
