@@ -31,7 +31,7 @@ from tests.guides import (
     config_of,
     text_of,
 )
-from tests.providerconfig import fault
+from tests.providerconfig import fault, inventory
 from tests.service import Service, wait_on
 from tests.worlds import World
 
@@ -371,6 +371,10 @@ class Operator:
             assert self._service.stop() == 0
         return ""
 
+    def read(self, path: str) -> str:
+        """Return a file that the commands have made."""
+        return self._place.run(f"cat {path}")
+
 
 @pytest.fixture
 def operator(
@@ -424,5 +428,7 @@ def test_the_commands_do_what_the_guide_says(
             wait_on(pool, *guests)
         if "virsh emulatorpin" in block.text:
             assert re.search(rf"^ +\*: +{min(pool)}$", answer, re.MULTILINE)
+    if (guide, way) == ("nova", "Narrow"):
+        assert inventory(one.read("/etc/nova/provider_config/emupool.yaml"))["total"] == len(pool)
     if way == "Consolidate":
         assert [guest.masks("emulator") for guest in guests] == [{frozenset({0})}, {frozenset({1})}]
