@@ -58,7 +58,6 @@ def test_each_command_and_option_says_what_it_is_for(name: str) -> None:
         if isinstance(parameter, click.Option):
             assert parameter.help
             assert parameter.help.endswith((".", "?"))
-            assert parameter.is_flag or parameter.metavar, f"{parameter.name}: a name for its value"
         else:
             assert parameter.make_metavar(context(name)) in text, "an argument is explained"
 

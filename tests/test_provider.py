@@ -241,6 +241,7 @@ def test_the_total_is_what_the_pools_can_come_to(
         pytest.param(
             World(TWO, (), pool_settings(source=PoolSource.FREE)), "changes with each", id="free"
         ),
+        pytest.param(set_of(""), "names no pCPU", id="a set of nothing"),
         pytest.param(set_of("16-17"), "no pool can have a pCPU", id="a set that is not there"),
         pytest.param(
             World(host(cells=0), (), set_of(SET).settings), "no pool can", id="no cells at all"
