@@ -426,6 +426,8 @@ def test_the_commands_do_what_the_guide_says(
         answer = one.type(block)
         if block.text == START:
             wait_on(pool, *guests)
+        if "--remove" in block.text:
+            wait_on(frozenset({1}), guests[1])
         if "virsh emulatorpin" in block.text:
             assert re.search(rf"^ +\*: +{min(pool)}$", answer, re.MULTILINE)
     if (guide, way) == ("nova", "Narrow"):
