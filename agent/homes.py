@@ -17,7 +17,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from agent.cpuset import union
-from agent.pool import OnShortage
+from agent.pool import OnShortage, largest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -63,8 +63,7 @@ def assign(
 def _capacity(question: Question, cell: CellId, candidates: CpuSet) -> Fraction:
     """Return the weight that a cell's pool could carry at most."""
     settings = question.settings.of(cell)
-    cpus = len(candidates)
-    return min(cpus, settings.max_cpus or cpus) * settings.ratio
+    return largest(settings, len(candidates)) * settings.ratio
 
 
 class _Natural:

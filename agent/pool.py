@@ -194,6 +194,11 @@ def need(settings: CellSettings, weight: Fraction) -> int:
     return min(settings.max_cpus, wanted) if settings.max_cpus else wanted
 
 
+def largest(settings: CellSettings, candidates: int) -> int:
+    """Return how many pCPUs a pool can come to, out of so many candidates."""
+    return min(candidates, settings.max_cpus or candidates)
+
+
 @dataclass(frozen=True, slots=True)
 class Sizing:
     """How large a pool is to be, and the damping clock that says so."""

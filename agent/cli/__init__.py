@@ -12,7 +12,8 @@ from typing import Final
 import click
 
 from agent import __version__
-from agent.cli import asking, exploring, serving
+from agent.cli import asking, exploring, serving, wiring
+from agent.cli.sections import Sections
 from agent.terminal import NO, USAGE, fail
 
 COMMANDS: Final = (
@@ -26,13 +27,23 @@ COMMANDS: Final = (
     exploring.collect,
     exploring.simulate,
     exploring.demo,
+    wiring.provider_yaml,
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
+@click.group(
+    cls=Sections,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    epilog="Exit status: 0 done; 1 the answer is no; 2 usage; 3 libvirt or the daemon cannot be "
+    "reached.",
+)
 @click.version_option(__version__, prog_name="emupool")
 def emupool() -> None:
-    """Keep emulator threads of guests on a small pool of pCPUs per NUMA cell."""
+    """Keep emulator threads of guests on a small pool of pCPUs per NUMA cell.
+
+    New here? `emupool demo` shows what it does, and touches nothing. On a compute node,
+    `emupool plan` says what the daemon would do now, and why, and pins nothing.
+    """
 
 
 for _command in COMMANDS:

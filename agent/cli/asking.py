@@ -12,6 +12,7 @@ from agent.cli.options import (
     FILE,
     config_option,
     domains_option,
+    examples,
     json_option,
     ratios_option,
     sysfs_option,
@@ -36,11 +37,19 @@ if TYPE_CHECKING:
     from agent.offline import Decided
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "emupool plan                                   this host, as it is",
+        "emupool plan --ratio 4 --ratio 8 --ratio 16    which ratio?",
+        "emupool plan --sysfs-root root --domains domains",
+    )
+)
 @config_option
 @sysfs_option
 @domains_option
-@click.option("--state", type=FILE, help="Take the present pools from a state file.")
+@click.option(
+    "--state", type=FILE, metavar="FILE", help="Take the present pools from a state file."
+)
 @ratios_option
 @json_option
 def plan(
@@ -52,7 +61,7 @@ def plan(
     *,
     as_json: bool,
 ) -> None:
-    """Show what a cycle would do now, with reasons; pins nothing.
+    """Show what a cycle would do now, and why; pins nothing.
 
     With --sysfs-root and --domains it plans from files, without libvirt. Several --ratio give a
     table: pools, guests that move, and pCPUs freed against one for each guest.
@@ -80,10 +89,12 @@ def plan(
 
 @click.command()
 @config_option
-@click.option("--url", help="The daemon's address, http://127.0.0.1:9857 by default.")
+@click.option(
+    "--url", metavar="URL", help="Where the daemon listens; by default as http.listen has it."
+)
 @json_option
 def status(config_path: Path | None, url: str | None, *, as_json: bool) -> None:
-    """Show pools, guests and the host from the running daemon."""
+    """Show pools, guests and the host, as the daemon sees them."""
     from agent import client  # noqa: PLC0415
 
     with one_line_errors():
@@ -100,7 +111,7 @@ def status(config_path: Path | None, url: str | None, *, as_json: bool) -> None:
 @sysfs_option
 @json_option
 def topology(sysfs_root: Path | None, *, as_json: bool) -> None:
-    """Show the host as discovered."""
+    """Show the host: cells, cores, what is isolated or off line."""
     from agent import topology as interpreted  # noqa: PLC0415
 
     with one_line_errors():
@@ -120,9 +131,9 @@ def topology(sysfs_root: Path | None, *, as_json: bool) -> None:
 @click.argument("file", type=FILE)
 @sysfs_option
 def check_config(file: Path, sysfs_root: Path | None) -> None:
-    """Check a configuration FILE; exit 1 with every error found.
+    """Check the configuration FILE, and say every error in it.
 
-    With --sysfs-root it is also held against that host.
+    With --sysfs-root it is also held against that host; / is this one.
     """
     with one_line_errors():
         config = configuration.load(file)
@@ -139,7 +150,11 @@ def check_config(file: Path, sysfs_root: Path | None) -> None:
 def account(
     config_path: Path | None, sysfs_root: Path | None, domains: Path | None, *, as_json: bool
 ) -> None:
-    """Show what each guest is billed."""
+    """Show what each guest is billed, in pCPUs.
+
+    A vCPU pinned one-to-one counts 1, any other 1/cpu_overcommit_ratio, and a place in a pool
+    weight/emulator_overcommit_ratio.
+    """
     from agent import accounting  # noqa: PLC0415
 
     with_domains(sysfs_root, domains)

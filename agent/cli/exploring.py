@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from agent import reach
-from agent.cli.options import FILE, config_option, json_option, ratios_option, sysfs_option
+from agent.cli.options import (
+    FILE,
+    config_option,
+    examples,
+    json_option,
+    ratios_option,
+    sysfs_option,
+)
 from agent.terminal import (
     console,
     load,
@@ -28,10 +35,10 @@ if TYPE_CHECKING:
 @config_option
 @click.argument("file", type=FILE)
 def collect(config_path: Path | None, file: Path) -> None:
-    """Gather in FILE.tar.gz what a plan of this host is made from.
+    """Gather what a plan of this host is made from, in a FILE.
 
-    For a report, or a replay elsewhere. Secrets in definitions are left out, names of guests are
-    not; only you may read FILE.
+    It is a .tar.gz, for a report or a replay elsewhere. Secrets in definitions are left out, names
+    of guests are not; only you may read it.
     """
     from agent import collecting  # noqa: PLC0415
 
@@ -45,14 +52,23 @@ def collect(config_path: Path | None, file: Path) -> None:
         click.echo(f"  --sysfs-root root --domains domains --state state.json{config}")
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "emupool simulate --generate 20000 --ratio 4 --ratio 8 --svg chart.svg",
+        "emupool simulate --trace week.csv --ratio 8",
+    )
+)
 @config_option
 @sysfs_option
-@click.option("--trace", type=FILE, help="CSV: time,guest,event[,vcpus,cells,policy,weight,pins].")
-@click.option("--generate", type=click.IntRange(1), help="Make up a trace of so many events.")
-@click.option("--seed", type=int, default=0, help="The same seed makes up the same trace.")
+@click.option("--trace", type=FILE, metavar="FILE", help="Replay the trace in this file.")
+@click.option(
+    "--generate", type=click.IntRange(1), metavar="N", help="Make up a trace of N events."
+)
+@click.option(
+    "--seed", type=int, metavar="N", default=0, help="The same seed makes up the same trace."
+)
 @ratios_option
-@click.option("--svg", type=FILE, help="Draw a chart.")
+@click.option("--svg", type=FILE, metavar="FILE", help="Draw a chart into this file.")
 @json_option
 def simulate(
     config_path: Path | None,
@@ -65,10 +81,13 @@ def simulate(
     *,
     as_json: bool,
 ) -> None:
-    """Replay arrivals and departures of guests: what would pools have been?
+    """Replay guests that come and go, at several ratios.
 
     The host is empty at first, and takes whoever fits. Give --trace, or --generate (with --trace
     the made-up trace is written there), and --ratio as often as you like.
+
+    A trace is CSV: time,guest,event and, if you like, vcpus,cells,policy,weight,pins. Times are
+    seconds, an event is start or stop.
     """
     from agent import simulating  # noqa: PLC0415
 
@@ -94,12 +113,14 @@ def simulate(
 
 
 @click.command()
-@click.option("--pace", type=float, default=None, help="Seconds between two changes.")
+@click.option(
+    "--pace", type=float, metavar="SECONDS", default=None, help="Time between two changes."
+)
 def demo(pace: float | None) -> None:
-    """Show the whole pipeline on libvirt's in-process test driver.
+    """Show pools follow guests, on a sample host.
 
-    Guests arrive and leave on a sample host of two cells. Needs no root and no daemon, and
-    touches nothing on this host.
+    Guests arrive and leave on libvirt's in-process test driver, a host of two cells; all else is
+    real. Needs no root and no daemon, and touches nothing on this host.
     """
     from agent.demo import run_demo  # noqa: PLC0415
 

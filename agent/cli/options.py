@@ -18,13 +18,20 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(path_type=Path)
 
 config_option = click.option(
-    "--config", "config_path", type=FILE, help=f"Configuration file, {DEFAULT_CONFIG} by default."
+    "--config",
+    "config_path",
+    type=FILE,
+    metavar="FILE",
+    help=f"Configuration; {DEFAULT_CONFIG} by default.",
 )
 sysfs_option = click.option(
-    "--sysfs-root", type=FOLDER, help="Read the host from DIR/sys instead of /sys."
+    "--sysfs-root", type=FOLDER, metavar="DIR", help="Read the host from DIR/sys instead of /sys."
 )
 domains_option = click.option(
-    "--domains", type=FOLDER, help="Read domain XML from DIR/*.xml instead of libvirt."
+    "--domains",
+    type=FOLDER,
+    metavar="DIR",
+    help="Read domain XML from DIR/*.xml instead of libvirt.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -45,5 +52,11 @@ ratios_option = click.option(
     "ratios",
     multiple=True,
     callback=_ratios,
-    help="What if emulator_overcommit_ratio were this? Several are compared.",
+    metavar="RATIO",
+    help="What if this were the ratio? Several are compared.",
 )
+
+
+def examples(*lines: str) -> str:
+    """Return what ends a command's help: other commands, as they are typed."""
+    return "\n".join(("\b", "For example:", *(f"  {line}" for line in lines)))

@@ -32,7 +32,11 @@ if TYPE_CHECKING:
 @config_option
 @click.option("--dry-run", is_flag=True, help="Plan and report, but pin nothing.")
 def run(config_path: Path | None, *, dry_run: bool) -> None:
-    """Run the daemon, in the foreground."""
+    """Run the daemon, in the foreground.
+
+    It keeps on until SIGTERM. SIGHUP makes it take a changed configuration; a bad one changes
+    nothing. It listens where http.listen says, for `emupool status` and for Prometheus.
+    """
     from agent import client, cpusets, daemon, http, hypervisor, inotify, logs, threads  # noqa: PLC0415
     from agent.checkpoint import Lock  # noqa: PLC0415
     from agent.parts import Parts  # noqa: PLC0415
@@ -81,7 +85,7 @@ def run(config_path: Path | None, *, dry_run: bool) -> None:
 def release(config_path: Path | None) -> None:
     """Give every managed guest its original pins back.
 
-    Refused while a daemon runs: it would pin them again.
+    For a host that the daemon is to leave. Refused while it runs: it would pin them again.
     """
     from agent import releasing  # noqa: PLC0415
     from agent.checkpoint import Checkpoint, Lock  # noqa: PLC0415
