@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DOCUMENT: Final = results.ROOT / "docs/benchmarks.md"
 PICTURES: Final = results.ROOT / "docs/benchmarks"
-NOTHING: Final = "Not measured yet: `make bench`."
+NOTHING: Final = "Not measured yet."
 _BLOCK: Final = re.compile(r"(?s)(<!-- results: (\w+) -->\n).*?(<!-- end -->)")
 
 

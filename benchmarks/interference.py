@@ -48,33 +48,34 @@ QEMU: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
 FIRMWARE: Final = (b"\x90" * 0xFFF0 + b"\xeb\xfe").ljust(0x10000, b"\x90")
 
 MONITOR: Final = "monitor commands"
-LOADS: Final[dict[str, tuple[float, dict[str, Any]]]] = {
-    MONITOR: (50, {"execute": "query-cpu-definitions"}),
-    "screenshots": (10, {"execute": "screendump", "arguments": {"filename": "/dev/null"}}),
-    "block jobs": (1, {"execute": "query-block-jobs"}),
-}
 JOBS: Final = "block jobs"
-# A mirror from a disk that is not there to another: it takes its time, and no memory or disk.
-JOB_BEGINS: Final = (
-    *(
-        {
-            "execute": "blockdev-add",
-            "arguments": {"driver": "null-co", "node-name": n, "size": 1 << 40},
-        }
-        for n in ("from", "to")
-    ),
+LOADS: Final[dict[str, tuple[float, dict[str, Any]]]] = {  # times a second, and what is asked
+    MONITOR: (40, {"execute": "query-machines"}),  # 0.8 ms of CPU time each
+    "screenshots": (30, {"execute": "screendump", "arguments": {"filename": "/dev/null"}}),
+    JOBS: (1, {"execute": "query-block-jobs"}),
+}
+# Mirrors from a disk that is not there to another: they take neither memory nor disk.
+DISKS: Final = tuple(
     {
-        "execute": "blockdev-mirror",
-        "arguments": {
-            "job-id": "job",
-            "device": "from",
-            "target": "to",
-            "sync": "full",
-            "speed": 1 << 31,
-        },
-    },
+        "execute": "blockdev-add",
+        "arguments": {"driver": "null-co", "node-name": name, "size": 1 << 42},
+    }
+    for name in ("from", "to")
 )
-JOB_ENDS: Final = ({"execute": "block-job-cancel", "arguments": {"device": "job", "force": True}},)
+MIRROR: Final = {
+    "job-id": "job",
+    "device": "from",
+    "target": "to",
+    "sync": "full",
+    "speed": 1 << 36,
+}
+CANCEL: Final = {"device": "job", "force": True}
+AROUND: Final[dict[str, tuple[tuple[object, ...], tuple[object, ...]]]] = {
+    JOBS: (
+        ({"execute": "blockdev-mirror", "arguments": MIRROR},),
+        ({"execute": "block-job-cancel", "arguments": CANCEL},),
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ def run(effort: Effort) -> Findings:
                 str(socket_of(stage, guests[0], "probe")),
             )
             load.expect("open")
+            say(load, len(guests), DISKS)
             for _ in range(turns):
                 for where in POLICIES:
                     arrange(guests, where)
@@ -192,13 +194,22 @@ def measured(
     """Have the emulator threads of `ratio` guests work, and look at the first."""
     rate, work = LOADS[kind]
     (vcpu,) = (thread.tid for thread in guests[0].threads() if thread.role == "vcpu0")
+    begins, ends = AROUND.get(kind, ((), ()))
+    say(load, ratio, begins)
     before = schedstat(guests[0].pid, vcpu)
     load.tell("go", str(seconds), str(rate), str(ratio), json.dumps(work))
     found = json.loads(load.answer())
-    ran, waited = (b - a for a, b in zip(before, schedstat(guests[0].pid, vcpu), strict=True))
+    after = schedstat(guests[0].pid, vcpu)
+    say(load, ratio, ends)
+    ran, waited = (b - a for a, b in zip(before, after, strict=True))
     assert ran > 0, "the vCPU is not busy"
     share = waited / (ran + waited)
     return Sample(share * 1e3, found["probes"], found["done"], found["late"])
+
+
+def say(load: Client, count: int, commands: Sequence[object]) -> None:
+    load.tell("say", str(count), json.dumps(commands))
+    load.expect("said")
 
 
 def schedstat(pid: int, tid: int) -> tuple[int, int]:

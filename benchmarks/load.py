@@ -3,6 +3,8 @@
 `python -m benchmarks.load` obeys lines on standard input, each with an answer of one line.
 
     open PATH PATH...    connect to QMP monitors: of each guest one for work, the last for probes
+    say N COMMANDS       send the first N these (a JSON array), one after the other, once; after
+                         a cancel wait until they have no block job any more
     go SECONDS RATE N WORK
                          have the first N do WORK (a JSON object) RATE times a second each, at even
                          distances, and probe the last monitor in between; answers a JSON object
@@ -20,6 +22,9 @@ import time
 from typing import Any, Final
 
 PROBE: Final = {"execute": "query-name"}
+JOBS: Final = {"execute": "query-jobs"}
+NONE: Final = b'"return": []'
+CANCEL: Final = "block-job-cancel"
 PROBES: Final = 50  # a second
 _CHUNK: Final = 1 << 20
 
@@ -32,6 +37,7 @@ class Monitor:
         self._socket.connect(path)
         self._pending = b""
         self.busy = False
+        self.answer = b""
         self.due = 0.0
         self.sent = 0.0
         self.next()  # the greeting
@@ -59,7 +65,20 @@ class Monitor:
         answers = [line for line in lines if line.strip() and b'"event": ' not in line[:80]]
         for line in answers:
             assert not line.startswith(b'{"error"'), line[:300]
+            self.answer = line
         return bool(answers)
+
+
+def say(worker: Monitor, commands: list[dict[str, Any]]) -> None:
+    for command in commands:
+        worker.send(command)
+        worker.next()
+    if any(command["execute"] == CANCEL for command in commands):
+        worker.answer = b""
+        while NONE not in worker.answer:
+            worker.send(JOBS)
+            worker.next()
+    worker.busy = False
 
 
 def go(
@@ -105,6 +124,12 @@ def main() -> None:
         if order == "open":
             monitors = [Monitor(path) for path in rest.split()]
             print("open", flush=True)
+            continue
+        if order == "say":
+            count, commands = rest.split(" ", 1)
+            for worker in monitors[: int(count)]:
+                say(worker, json.loads(commands))
+            print("said", flush=True)
             continue
         seconds, rate, count, work = rest.split(" ", 3)
         workers = monitors[: int(count)]

@@ -81,10 +81,11 @@ def write(document: Mapping[str, Any], path: Path) -> None:
 def read(path: Path) -> Document | None:
     """Return a run on file; None if there is none of our schema."""
     try:
-        document: Document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    return document if document.get("schema") == SCHEMA else None
+    ours = isinstance(document, dict) and document.get("schema") == SCHEMA
+    return document if ours else None
 
 
 def continues(before: Document, now: Document, names: Sequence[str]) -> bool:

@@ -28,13 +28,23 @@ HIDDEN: Final = "NodeGetCPUMap"
 PROCEDURES: Final = {
     1: "ConnectOpen",
     2: "ConnectClose",
+    7: "ConnectGetCapabilities",
     14: "DomainGetXMLDesc",
+    22: "DomainLookupByID",
+    23: "DomainLookupByName",
     24: "DomainLookupByUUID",
     37: "ConnectListDomains",
+    51: "ConnectNumOfDomains",
     60: "ConnectSupportsFeature",
     66: "AuthList",
+    150: "DomainIsActive",
+    151: "DomainIsPersistent",
+    212: "DomainGetState",
+    273: "ConnectListAllDomains",
     279: "DomainPinEmulator",
     293: "NodeGetCPUMap",
+    316: "ConnectDomainEventCallbackRegisterAny",
+    360: "ConnectRegisterCloseCallback",
 }
 
 
@@ -61,7 +71,10 @@ class Tap:
     def __exit__(self, *_: object) -> None:
         self._stopper.close()
         self._thread.join()
-        self._listener.close()
+        for key in tuple(self._selector.get_map().values()):
+            assert isinstance(key.fileobj, socket.socket)
+            key.fileobj.close()
+        self._selector.close()
 
     def taken(self) -> Counter[str]:
         """Return the calls since the last time, by procedure."""
