@@ -11,13 +11,15 @@ nothing is written unless `--to FILE` says where. Exits 1 if a benchmark failed 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from benchmarks import document, results, suite
 from tests.libvirtd import missing
@@ -27,6 +29,13 @@ if TYPE_CHECKING:
 
     from benchmarks.findings import Findings
     from benchmarks.suite import Benchmark, Effort
+
+PATIENCE: Final = 30.0
+"""Seconds that cleaning up may take."""
+LIMIT: Final = 1800.0
+"""Seconds after which a benchmark counts as hung, and ends everything with a traceback."""
+LIMIT_LARGE: Final = 7200.0
+INTERRUPTED: Final = 130
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -53,8 +62,7 @@ def main() -> int:
     if options.document:
         document.write()
         return 0
-    signal.signal(signal.SIGTERM, interrupted)  # clean up, as Ctrl-C has it
-    signal.signal(signal.SIGHUP, interrupted)
+    insist()
     try:
         wanted = suite.chosen(options.names, large=options.large)
     except ValueError as error:
@@ -85,12 +93,14 @@ def measure(
         if entry is not None and entry["error"] is None:
             continue
         print(f"# {one.name}: {one.title}", flush=True)
+        faulthandler.dump_traceback_later(LIMIT_LARGE if one.large else LIMIT, exit=True)
         began = time.monotonic()
         found = attempt(one, effort)
         now = results.add(now, one.name, one.title, time.monotonic() - began, found)
         print(document.text(now["benchmarks"][one.name]), flush=True)
         if path is not None:
             results.write(now, path)
+    faulthandler.cancel_dump_traceback_later()
     return now
 
 
@@ -105,6 +115,26 @@ def attempt(one: Benchmark, effort: Effort) -> Findings | str:
         return f"{type(error).__name__}: {str(error).partition(os.linesep)[0]}"
 
 
+def insist() -> None:
+    """Clean up when we are asked to end; end all the same if that takes long.
+
+    Who waits for a libvirt that hangs hears of no signal. All that we started ends with us.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupted)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        while os.read(reader, 1)[0] not in {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}:
+            pass
+        time.sleep(PATIENCE)
+        os._exit(INTERRUPTED)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def interrupted(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
@@ -113,4 +143,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)

@@ -117,7 +117,7 @@ def run(effort: Effort) -> Findings:
 def measure(ground: Ground, effort: Effort) -> dict[str, list[float]]:
     """Return the seconds of each contestant, with the guests that are there now."""
     agent, floor = ground.service.process.pid, ground.floor.process.pid
-    turns = effort.of(100, 2)
+    turns = effort.of(80, 2)
     times: dict[str, list[float]] = {FLOOR: [], AGENT: []}
 
     for number in range(turns):

@@ -32,15 +32,17 @@ $virsh "$commands\""""
 NEWCOMER: Final = """\
 $virsh emulatorpin "$1" 0 --live"""
 
+# libvirtd waits for the end of its pipes: the background must not keep a copy of one, as it would
+# if its redirection were that of a function or a group.
 _SCRIPT: Final = """\
 #!/bin/sh
 [ "$2" = started ] || exit 0
 export VIRSH_DEFAULT_CONNECT_URI={uri}
 virsh='virsh --quiet'
-work() {{
+(
+exec </dev/null >/dev/null 2>&1
 {body}
-}}
-work "$1" </dev/null >/dev/null 2>&1 &
+) &
 """
 
 

@@ -46,7 +46,7 @@ SHAPES: Final = {
 
 def run(effort: Effort) -> Findings:
     """Simulate the fleets, and fill hosts."""
-    hosts, events = effort.of(4, 1), effort.pick(600, 80)
+    hosts, events = effort.of(3, 1), effort.pick(400, 80)
     rows, figures, least = [], {}, 0.0
     for name, shape in SHAPES.items():
         for ratio in effort.pick(RATIOS, (8,)):
