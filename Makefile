@@ -8,7 +8,7 @@ CODE := agent tests tools $(wildcard benchmarks)
 # More arguments for pytest and for the benchmarks: make test ARGS='-k planner -x'
 ARGS ?=
 
-.PHONY: help demo test check format lint types soak bench bench-plan test-fresh deb test-deb clean setup setup-runtime
+.PHONY: help demo test check format lint types soak bench bench-large test-fresh deb test-deb clean setup setup-runtime
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 14
@@ -34,11 +34,11 @@ lint: setup ## ruff, and the import contracts
 types: setup ## mypy, strict
 	@$(PYTHON) -m mypy
 
-bench: setup ## measure against a bare libvirt client
+bench: setup ## measure all but the largest, against floors and rivals: ARGS='arrivals --turns 5'
 	@$(PYTHON) -m benchmarks $(ARGS)
 
-bench-plan: setup ## measure planning: hosts of 16 to 4096 pCPUs, up to 2000 guests
-	@$(PYTHON) -m benchmarks.planning $(ARGS)
+bench-large: setup ## measure storms of up to 1,000 guests
+	@$(PYTHON) -m benchmarks --large $(ARGS)
 
 test-fresh: ## prove the set-up: demo and test in a new Debian 12 (root, mmdebstrap)
 	@tools/test-fresh.sh

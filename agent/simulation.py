@@ -29,7 +29,7 @@ from agent.transition import Kind, Present
 
 if TYPE_CHECKING:
     from agent.cpuset import CellId
-    from agent.pool import PoolSettings
+    from agent.pool import NUMACell, PoolSettings
     from agent.topology import Host
     from agent.trace import Event
     from agent.transition import Step
@@ -147,6 +147,11 @@ class Simulation:
         self._number = 0
         self._plan: planner.Plan | None = None
         self._now = 0.0
+
+    @property
+    def cells(self) -> tuple[NUMACell, ...]:
+        """The pools of now; none before the first wake."""
+        return self._plan.cells if self._plan is not None else ()
 
     def feed(self, event: Event) -> None:
         """Let the time of `event` come, and let it happen."""

@@ -1,207 +1,146 @@
-"""`make bench`: event to pinned, and 50 guests re-pinned by a reload, against the floor.
+"""`make bench`: what the agent costs and gains, against floors and rivals of the same run.
 
-The libvirtd is a private one, under a sub-reaper and with /run/libvirt on tmpfs, as real hosts
-have it. Turns are interleaved; the contestant whose turn it is not is stopped (SIGSTOP), so that
-it takes no time from the other. The outcome of each turn is verified by /proc.
+    python -m benchmarks [NAME...] [--quick] [--turns N] [--large] [--fresh]
+
+Without names it runs everything but the largest, writes benchmarks/results/latest.json after each
+benchmark, and at the end docs/benchmarks.md with its pictures. A run that was broken off is taken
+up where it was, if code and machine are the same; `--fresh` begins anew. With names, or `--quick`,
+nothing is written unless `--to FILE` says where. Exits 1 if a benchmark failed or missed a goal.
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import signal
-import statistics
-import subprocess
 import sys
-import tempfile
+import threading
 import time
-from contextlib import ExitStack, contextmanager
+import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from benchmarks.floor import start_events
-from benchmarks.watch import Watch
-from tests.guests import wait_until
-from tests.libvirtd import Libvirtd
-from tests.service import Service
+from benchmarks import document, results, suite
+from tests.libvirtd import missing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
 
-    from tests.guests import Guest
+    from benchmarks.findings import Findings
+    from benchmarks.suite import Benchmark, Effort
 
-GOAL_ARRIVAL = 1.3
-GOAL_RELOAD = 1.2
-
-
-class Floor:
-    """The bare client as a process of its own."""
-
-    def __init__(self, uri: str, seeing: str, blind: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.floor", uri, seeing, blind],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "ready\n"
-
-    def pin(self, cpus: str, guests: list[Guest]) -> None:
-        """Have all guests pinned; returns at once."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(" ".join([cpus, *(guest.uuid for guest in guests)]) + "\n")
-        self.process.stdin.flush()
-
-    def done(self) -> None:
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "done\n"
+PATIENCE: Final = 30.0
+"""Seconds that cleaning up may take."""
+LIMIT: Final = 1800.0
+"""Seconds after which a benchmark counts as hung, and ends everything with a traceback."""
+LIMIT_LARGE: Final = 7200.0
+INTERRUPTED: Final = 130
 
 
-@contextmanager
-def alone(*others: int) -> Iterator[None]:
-    """Stop `others` meanwhile."""
-    for other in others:
-        os.kill(other, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for other in others:
-            os.kill(other, signal.SIGCONT)
-
-
-def p99(times: list[float]) -> float:
-    """Return the 99th percentile."""
-    return sorted(times)[max(0, round(0.99 * len(times)) - 1)]
-
-
-def report(name: str, times: dict[str, list[float]], goal: float) -> bool:
-    """Print medians, 99th percentiles and their ratios to the floor; True if the goal is met."""
-    floor = times["floor"]
-    print(f"{name}: {len(floor)} turns each")
-    ratios = {}
-    for who, own in times.items():
-        middle, tail = statistics.median(own), p99(own)
-        ratios[who] = middle / statistics.median(floor)
-        print(
-            f"  {who:6} median {middle * 1e3:7.2f} ms  p99 {tail * 1e3:7.2f} ms"
-            f"  ratio {ratios[who]:5.2f}, {tail / p99(floor):5.2f}"
-        )
-    met = ratios["agent"] <= goal
-    print(f"  goal {goal}: {'met' if met else 'MISSED'}")
-    return met
-
-
-def settled(service: Service) -> None:
-    """Wait until the agent has dealt with all it was told."""
-    wait_until(lambda: service.metric("inbox_depth") == 0, 10, "an empty inbox")
-
-
-def arrivals(
-    libvirtd: Libvirtd,
-    service: Service,
-    floor: Floor,
-    watch: Watch,
-    turns: int,
-    *,
-    paused: bool = False,
-) -> bool:
-    """Start guests one at a time, in turns; their vCPU has a pCPU of its own, as isolate has it."""
-    contestants = {
-        "floor": ("ignore", service.process.pid),
-        "blind": ("ignore", service.process.pid),
-        "agent": ("isolate", floor.process.pid),
-    }
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for number in range(turns):
-        for name, (policy, other) in contestants.items():
-            guest = libvirtd.guest(
-                f"{name}-{number}", metadata_policy=policy, vcpupins={0: "1"}
-            ).define()
-            settled(service)
-            with alone(other):
-                guest.start(paused=paused)
-                times[name].append(watch.reaction(guest.uuid, "0"))
-                verify([guest], "0")
-            guest.destroy()
-            guest.undefine()
-    name = "event to pinned, started paused" if paused else "event to pinned"
-    return report(name, times, GOAL_ARRIVAL)
-
-
-def reloads(
-    libvirtd: Libvirtd, service: Service, floor: Floor, watch: Watch, turns: int, count: int
-) -> bool:
-    """Re-pin `count` guests between one pCPU and two, in turns."""
-    guests = [
-        libvirtd.guest(f"many-{n}", metadata_policy="isolate").define().start(paused=True)
-        for n in range(count)
-    ]
-    times: dict[str, list[float]] = {"floor": [], "agent": []}
-    for number in range(turns):
-        cpus, ratio = (("0-1", count / 2), ("0", count))[number % 2]
-        wait_until(lambda: service.metric("guests", state="placed") == count, 30, "all placed")
-        settled(service)
-        watch.forget()
-        service.configure(pool={"emulator_overcommit_ratio": ratio})
-        with alone(floor.process.pid):
-            began = time.monotonic()
-            service.hup()
-            times["agent"].append(watch.wait([guest.uuid for guest in guests], cpus) - began)
-        verify(guests, cpus)
-        back = "0" if cpus == "0-1" else "0,1"
-        # The floor undoes it (its own turn), and the agent, when it wakes, puts it right again.
-        with alone(service.process.pid):
-            watch.forget()
-            began = time.monotonic()
-            floor.pin(back, guests)
-            now = watch.wait([guest.uuid for guest in guests], back.replace(",", "-"))
-            times["floor"].append(now - began)
-            floor.done()
-        verify(guests, cpus)
-    return report(f"{count} guests re-pinned by a reload", times, GOAL_RELOAD)
-
-
-def all_on(guests: list[Guest], cpus: str) -> bool:
-    wanted = {frozenset({0, 1}) if cpus == "0-1" else frozenset({0})}
-    return all(guest.masks("emulator") == wanted for guest in guests)
-
-
-def verify(guests: list[Guest], cpus: str) -> None:
-    """A wrong fast run fails."""
-    wait_until(lambda: all_on(guests, cpus), 30, f"all threads on {cpus}")
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    asked = argparse.ArgumentParser(prog="benchmarks", description="Measure, and say what was met.")
+    asked.add_argument("names", nargs="*", metavar="NAME", help="by default all but the largest")
+    asked.add_argument("--quick", action="store_true", help="prove that it works, in minutes")
+    asked.add_argument("--turns", type=int, help="of each contestant")
+    asked.add_argument("--large", action="store_true", help="the largest storms, and only those")
+    asked.add_argument("--fresh", action="store_true", help="do not take up what was broken off")
+    asked.add_argument("--to", type=Path, help="where to write the results")
+    asked.add_argument("--list", action="store_true", help="name the benchmarks")
+    asked.add_argument("--document", action="store_true", help="only write docs/benchmarks.md anew")
+    return asked.parse_args(given)
 
 
 def main() -> int:
-    """Measure, print, and say whether the goals are met."""
-    parser = argparse.ArgumentParser(prog="benchmarks")
-    parser.add_argument("--arrivals", type=int, default=50, help="turns of each contestant")
-    parser.add_argument("--reloads", type=int, default=20, help="turns of each contestant")
-    parser.add_argument("--guests", type=int, default=50, help="guests re-pinned by a reload")
-    options = parser.parse_args()
-    start_events()
-    with ExitStack() as stack:
-        libvirtd = stack.enter_context(Libvirtd())
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        floor = Floor(libvirtd.uri, libvirtd.guest_name("floor"), libvirtd.guest_name("blind"))
-        stack.callback(floor.process.kill)
-        service = Service(
-            libvirtd.uri,
-            folder,
-            pool={"cpus": "0-1", "emulator_overcommit_ratio": 50},
-            reconcile={"interval": 3600},
-            log={"level": "info"},
-        )
-        stack.enter_context(service)
-        watch = Watch(libvirtd.uri)
-        stack.callback(watch.close)
-        met = [
-            arrivals(libvirtd, service, floor, watch, options.arrivals, paused=paused)
-            for paused in (False, True)  # Nova starts guests paused until their network is there
-        ]
-        met.append(reloads(libvirtd, service, floor, watch, options.reloads, options.guests))
-    return 0 if all(met) else 1
+    """Run what is asked for."""
+    options = arguments()
+    if options.list:
+        for one in suite.BENCHMARKS:
+            print(f"{one.name:10} {one.title}")
+        return 0
+    if options.document:
+        document.write()
+        return 0
+    insist()
+    try:
+        wanted = suite.chosen(options.names, large=options.large)
+    except ValueError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 2
+    whole = not options.names and not options.quick
+    kept = results.LARGE if options.large else results.LATEST
+    path = options.to or (kept if whole else None)
+    done = measure(
+        wanted, suite.Effort(options.quick, options.turns), path, fresh=options.fresh or not whole
+    )
+    print(document.summary(done))
+    if whole and not options.to:
+        document.write()
+    return 0 if document.succeeded(done) else 1
+
+
+def measure(
+    wanted: Sequence[Benchmark], effort: Effort, path: Path | None, *, fresh: bool
+) -> results.Document:
+    """Run benchmarks, one after the other, and keep what they found in `path`."""
+    now = results.begin(quick=effort.quick)
+    before = None if fresh or path is None else results.read(path)
+    if before is not None and results.continues(before, now, [one.name for one in wanted]):
+        now = before
+    for one in wanted:
+        entry = now["benchmarks"].get(one.name)
+        if entry is not None and entry["error"] is None:
+            continue
+        print(f"# {one.name}: {one.title}", flush=True)
+        faulthandler.dump_traceback_later(LIMIT_LARGE if one.large else LIMIT, exit=True)
+        began = time.monotonic()
+        found = attempt(one, effort)
+        now = results.add(now, one.name, one.title, time.monotonic() - began, found)
+        print(document.text(now["benchmarks"][one.name]), flush=True)
+        if path is not None:
+            results.write(now, path)
+    faulthandler.cancel_dump_traceback_later()
+    return now
+
+
+def attempt(one: Benchmark, effort: Effort) -> Findings | str:
+    """Run a benchmark; return in a line why it failed, if it does."""
+    if one.real and (lacks := missing()):
+        return lacks
+    try:
+        return one.run(effort)
+    except Exception as error:  # noqa: BLE001 - the others are worth running all the same
+        traceback.print_exc()
+        return f"{type(error).__name__}: {str(error).partition(os.linesep)[0]}"
+
+
+def insist() -> None:
+    """Clean up when we are asked to end; end all the same if that takes long.
+
+    Who waits for a libvirt that hangs hears of no signal. All that we started ends with us.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupted)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        while os.read(reader, 1)[0] not in {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}:
+            pass
+        time.sleep(PATIENCE)
+        os._exit(INTERRUPTED)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def interrupted(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.discovery`: the host read from sysfs, against lscpu on the same tree.
+"""The host read from sysfs, against lscpu on the same tree.
 
 Whole processes are compared, by the CPU time that the kernel counts for them. What each takes to
 start, before it reads anything, is measured by `--version` and told apart: one is an interpreter.
@@ -8,7 +8,6 @@ The trees lie in memory. On a live /sys an open costs more, for both.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -22,10 +21,13 @@ from typing import TYPE_CHECKING, Final
 
 from agent.cpuset import CpuSet
 from agent.sysfs import Sysfs
+from benchmarks.findings import Chart, Findings, Goal, Table
 from tests.hosts import MEMORY, Machine, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from benchmarks.suite import Effort
 
 GOAL_PEER: Final = 1.0
 GOAL_GROWTH: Final = 1.5  # of the time for each pCPU, from the smallest host to the largest
@@ -60,8 +62,8 @@ def spent(*command: str) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def against_lscpu(folder: Path, turns: int) -> bool:
-    """Compare whole processes, in turns; True if the goal is met."""
+def against_lscpu(folder: Path, turns: int) -> tuple[Table, float]:
+    """Compare whole processes, in turns; return a table, and the ratio of the work."""
     pcpus = SIZES[0]
     root = write(machine(pcpus), folder / "whole", whole=True)
     (root / "proc").mkdir()
@@ -75,14 +77,15 @@ def against_lscpu(folder: Path, turns: int) -> bool:
     for _ in range(turns):
         for name, (work, start) in commands.items():
             times[name].append((spent(*work), spent(*start)))
-    print(f"{pcpus} pCPUs, {CELLS} cells: {turns} turns each, ms of CPU time")
-    work_ms = {}
+    rows, work_ms = [], {}
     for name, own in times.items():
         whole = statistics.median(turn[0] for turn in own) * 1e3
         began = statistics.median(turn[1] for turn in own) * 1e3
         work_ms[name] = whole - began
-        print(f"  {name}  whole {whole:6.1f}  start {began:6.1f}  work {work_ms[name]:6.1f}")
-    return judged("work, agent to lscpu", work_ms["agent"] / work_ms["lscpu"], GOAL_PEER)
+        rows.append((name, f"{whole:.1f}", f"{began:.1f}", f"{work_ms[name]:.1f}"))
+    title = f"{pcpus} pCPUs in {CELLS} cells read from sysfs, ms of CPU time"
+    table = Table(title, ("", "whole process", "its start", "work"), rows)
+    return table, work_ms["agent"] / work_ms["lscpu"]
 
 
 def agree(ours: tuple[str, ...], peer: tuple[str, ...]) -> None:
@@ -92,19 +95,6 @@ def agree(ours: tuple[str, ...], peer: tuple[str, ...]) -> None:
     theirs = [row.split(",")[:2] for row in rows if not row.startswith("#")]
     if [[str(cpu["id"]), str(cpu["cell"])] for cpu in host["cpus"]] != theirs:
         raise AssertionError("the two do not see the same host")
-
-
-def growth(folder: Path, turns: int) -> bool:
-    """Measure discovery and refresh for hosts of all sizes; True if the goal is met."""
-    each = {}
-    print("in one process, ms of CPU time: discovery, a pCPU's share of it, refresh")
-    for pcpus in SIZES:
-        whole, again = discovered(folder, pcpus, turns)
-        each[pcpus] = whole / pcpus
-        print(
-            f"  {pcpus:5} pCPUs  {whole * 1e3:7.1f}  {each[pcpus] * 1e3:6.3f}  {again * 1e3:6.1f}"
-        )
-    return judged("share of a pCPU, most to fewest", each[SIZES[-1]] / each[SIZES[0]], GOAL_GROWTH)
 
 
 def discovered(folder: Path, pcpus: int, turns: int) -> tuple[float, float]:
@@ -134,22 +124,32 @@ def taken(call: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-def judged(what: str, ratio: float, goal: float) -> bool:
-    """Print a ratio, and return whether it is within its goal."""
-    met = ratio <= goal
-    print(f"  {what}: {ratio:.2f}, goal {goal}: {'met' if met else 'MISSED'}")
-    return met
-
-
-def main() -> int:
-    """Measure, print, and say whether the goals are met."""
-    parser = argparse.ArgumentParser(prog="benchmarks.discovery")
-    parser.add_argument("--turns", type=int, default=15, help="turns of each contestant")
-    options = parser.parse_args()
+def run(effort: Effort) -> Findings:
+    """Measure against lscpu, and with hosts of all sizes."""
+    turns, sizes = effort.of(15, 2), effort.pick(SIZES, SIZES[:2])
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
-        met = [measure(Path(folder), options.turns) for measure in (against_lscpu, growth)]
-    return 0 if all(met) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        peers, ratio = against_lscpu(Path(folder), turns)
+        found = {pcpus: discovered(Path(folder), pcpus, turns) for pcpus in sizes}
+    each = {pcpus: whole / pcpus for pcpus, (whole, _) in found.items()}
+    rows = [
+        (f"{pcpus}", f"{whole * 1e3:.1f}", f"{each[pcpus] * 1e6:.1f}", f"{again * 1e3:.1f}")
+        for pcpus, (whole, again) in found.items()
+    ]
+    columns = ("pCPUs", "discovery, ms", "for each pCPU, us", "refresh, ms")
+    growth = each[sizes[-1]] / each[sizes[0]]
+    goals = [
+        Goal("work, agent to lscpu", ratio, GOAL_PEER, "times lscpu's"),
+        Goal("share of a pCPU", growth, GOAL_GROWTH, f"{sizes[-1]} pCPUs to {sizes[0]}"),
+    ]
+    panels = [
+        ("ms of CPU time", [
+            ("discovery", [(float(n), one[0] * 1e3) for n, one in found.items()]),
+            ("refresh", [(float(n), one[1] * 1e3) for n, one in found.items()]),
+        ])
+    ]  # fmt: skip
+    return Findings(
+        goals,
+        [peers, Table("In one process, CPU time", columns, rows)],
+        [Chart("discovery", "The host is read", "all of it; after a pCPU went", "pCPUs", panels)],
+        figures={"lscpu": ratio, **{str(n): list(one) for n, one in found.items()}},
+    )

@@ -1,25 +1,23 @@
-"""`make bench-plan`: how long a plan takes, against the size of the host and the number of guests.
+"""How long a plan takes, against the size of the host and the number of guests.
 
 Three plans of each host: nothing changed since the last, one guest has arrived, everything is new.
-Time is the processor's, so that a busy machine does not count; the median of some runs. Exits 1 if
-a goal is missed. `--svg FILE` plots it.
+Time is the processor's, so that a busy machine does not count; the median of some runs.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from agent.chart import Line, Panel, draw
+from benchmarks.findings import Chart, Findings, Goal, Table
 from tests.builders import guest, host, pool_settings
 from tests.worlds import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from benchmarks.suite import Effort
 
 SIZES: Final = (
     (16, 1, 1),
@@ -50,7 +48,7 @@ def crowd(cpus: int, cells: int, guests: int) -> World:
     return World(shown, tuple(made), pool_settings(ratio=8))
 
 
-def median(call: Callable[[], object], runs: int = 15) -> float:
+def median(call: Callable[[], object], runs: int) -> float:
     """Return the milliseconds of the processor that `call` takes."""
     times = []
     for _ in range(runs):
@@ -60,42 +58,34 @@ def median(call: Callable[[], object], runs: int = 15) -> float:
     return statistics.median(times)
 
 
-def measure(cpus: int, cells: int, guests: int) -> dict[str, float]:
+def measure(cpus: int, cells: int, guests: int, runs: int) -> dict[str, float]:
     """Return the milliseconds of each kind of plan."""
     new = crowd(cpus, cells, guests)
     settled = new.settle()
     newcomer = guest(guests + 1, memnode=[0], emulator="1", pins=[str(cpus // cells // 2)])
     arrived = settled.having(*settled.guests, newcomer)
-    return dict(zip(KINDS, (median(w.plan) for w in (settled, arrived, new)), strict=True))
+    worlds = (settled, arrived, new)
+    return dict(zip(KINDS, (median(one.plan, runs) for one in worlds), strict=True))
 
 
-def main() -> int:
-    """Print the table, and plot it if asked."""
-    asked = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    asked.add_argument("--svg", type=Path)
-    options = asked.parse_args()
-    print(f"{'pCPUs':>6} {'cells':>6} {'guests':>7} " + " ".join(f"{k:>16}" for k in KINDS))
-    found = {}
-    for cpus, cells, guests in SIZES:
-        found[cpus] = measure(cpus, cells, guests)
-        row = " ".join(f"{found[cpus][kind]:13.2f} ms" for kind in KINDS)
-        print(f"{cpus:6} {cells:6} {guests:7} {row}", flush=True)
-    if options.svg is not None:
-        options.svg.write_text(plot(found), encoding="utf-8")
-    met = all(found[GOAL_AT][kind] <= goal for kind, goal in GOALS.items())
-    print(f"goals at {GOAL_AT} pCPUs: " + ", ".join(f"{k} {g:g} ms" for k, g in GOALS.items()))
-    print("met" if met else "MISSED")
-    return 0 if met else 1
-
-
-def plot(found: dict[int, dict[str, float]]) -> str:
-    """Return the picture: milliseconds against pCPUs."""
-    lines = [
-        Line(kind, [(cpus, found[cpus][kind]) for cpus in found], stairs=False) for kind in KINDS
+def run(effort: Effort) -> Findings:
+    """Plan hosts of all sizes."""
+    sizes = effort.pick(SIZES, [size for size in SIZES if size[0] <= GOAL_AT])
+    found = {size: measure(*size, effort.of(15, 3)) for size in sizes}
+    rows = [
+        (f"{cpus}", f"{cells}", f"{guests}", *(f"{own[kind]:.2f}" for kind in KINDS))
+        for (cpus, cells, guests), own in found.items()
     ]
-    about = "milliseconds of the processor against pCPUs, with up to 2000 guests"
-    return draw("A plan takes", about, [Panel("ms", lines)], max(found), unit=(1.0, "pCPUs"))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    by_cpus = {size[0]: own for size, own in found.items()}
+    goals = [
+        Goal(f"{kind}, {GOAL_AT} pCPUs", by_cpus[GOAL_AT][kind], goal, "ms")
+        for kind, goal in GOALS.items()
+    ]
+    lines = [(kind, [(float(n), own[kind]) for n, own in by_cpus.items()]) for kind in KINDS]
+    about = "milliseconds of the processor, with up to 2,000 guests"
+    return Findings(
+        goals,
+        [Table("A plan, ms of CPU time", ("pCPUs", "cells", "guests", *KINDS), rows)],
+        [Chart("planning", "A plan takes", about, "pCPUs", [("ms", lines)])],
+        figures={str(cpus): own for cpus, own in by_cpus.items()},
+    )

@@ -47,6 +47,11 @@ class Watch:
             self._changed.wait_for(lambda: uuid in self._started, PATIENCE)
             return self._pinned[uuid][cpus] - self._started[uuid]
 
+    def first(self, uuids: list[str]) -> float:
+        """Return when the first of `uuids` was announced; all have been."""
+        with self._changed:
+            return min(self._started[uuid] for uuid in uuids)
+
     def wait(self, uuids: list[str], cpus: str) -> float:
         """Return when the last of `uuids` was pinned on `cpus`, in monotonic seconds."""
         with self._changed:
