@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +16,7 @@ from agent.terminal import (
     one_line_errors,
     print_json,
     progress,
+    save,
     source_of,
     warn_line,
 )
@@ -82,7 +84,7 @@ def simulate(
         with progress() as told:
             document = simulating.simulate(host, config.pool, asked, lines, name, told)
         if svg is not None:
-            simulating.save(svg, simulating.draw(document))
+            save(svg, simulating.draw(document))
         if as_json:
             print_json(document)
             return
@@ -93,7 +95,8 @@ def simulate(
 
 @click.command()
 @click.option("--pace", type=float, default=None, help="Seconds between two changes.")
-def demo(pace: float | None) -> None:
+@click.option("--svg", type=FILE, help="Draw the scene with the most guests.")
+def demo(pace: float | None, svg: Path | None) -> None:
     """Show the whole pipeline on libvirt's in-process test driver.
 
     Guests arrive and leave on a sample host of two cells. Needs no root and no daemon, and
@@ -101,5 +104,6 @@ def demo(pace: float | None) -> None:
     """
     from agent.demo import run_demo  # noqa: PLC0415
 
+    keep = None if svg is None else partial(save, svg)
     with one_line_errors():
-        sys.exit(run_demo(console(), pace))
+        sys.exit(run_demo(console(), pace, keep))
