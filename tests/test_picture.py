@@ -96,7 +96,17 @@ def test_guests_are_counted_where_they_may_run_and_only_in_a_pool() -> None:
 def test_pcpus_that_carry_alike_are_told_together() -> None:
     crowd = (guest(0, emulator_pcpus="0-1,3"), guest(1, emulator_pcpus="2"))
     found = of_plan(*crowd, pool="0-3", pool_now="0-3")
-    assert fact(found, "carries") == Fact("carries", "1 guest on each of 0-3")
+    assert fact(found, "carries") == Fact("carries", "1 guest each")
+
+
+def test_pcpus_that_carry_nobody_keep_those_that_do_from_being_all() -> None:
+    found = of_plan(guest(0, emulator_pcpus="1"), pool="0-1", pool_now="0-1")
+    assert fact(found, "carries") == Fact("carries", "1 guest on 1")
+
+
+def test_one_pcpu_carries_all() -> None:
+    found = of_plan(guest(0, emulator_pcpus="1"), pool="1", pool_now="1")
+    assert fact(found, "carries") == Fact("carries", "1 guest")
 
 
 def test_an_empty_pool_carries_nobody() -> None:
@@ -119,7 +129,8 @@ def test_real_time_claims_and_reserved_pcpus_are_told_apart() -> None:
         "RESERVED",
         "ONLINE",
     ]
-    assert fact(found, "claimed") == Fact("claimed", "0-1, real-time 1")
+    assert fact(found, "claimed") == Fact("claimed", "0-1")
+    assert fact(found, "real-time") == Fact("real-time", "1")
     assert fact(found, "reserved") == Fact("reserved", "2")
 
 

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 REFRESH: Final = 5
 """Seconds until the browser asks again."""
 
-_IN_TABLE: Final = frozenset({"pool", "room", "claimed", "reserved", "isolated", "offline"})
+_IN_TABLE: Final = frozenset(
+    {"pool", "room", "claimed", "real-time", "reserved", "isolated", "offline"}
+)
 """Facts that the table of uses tells."""
 
 

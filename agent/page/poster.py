@@ -23,7 +23,7 @@ _LINE: Final = 20
 _NARROWEST: Final = 340
 _LETTER: Final = 7.4
 """Pixels that a letter of a fact takes, on the whole."""
-_FACT: Final = 72
+_FACT: Final = 80
 """Where the text of a fact begins."""
 _MARK: Final = 20
 

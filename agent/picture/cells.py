@@ -191,27 +191,30 @@ def _plan_facts(plan: Json, row: Json, pool: Pool, guests: Mapping[int, int]) ->
     was = "" if pool.cpus == pool.now else f", was {words.cpus(row['pool_now'], 'none')}"
     yield Fact("pool", words.cpus(row["pool"], "none") + was, Tone.STRONG)
     if guests:
-        yield Fact("carries", _loads(guests))
+        yield Fact("carries", _loads(guests, pool.cpus))
     if row["shortage"]:
         yield Fact("short of", words.counted(row["shortage"], "pCPU"), Tone.WRONG)
     if amiss := _amiss(plan, row["id"]):
         yield Fact("amiss", amiss, Tone.ODD)
     room = pool.candidates - pool.cpus
     yield Fact("room", f"{len(room)} more: {words.cpus(str(room))}" if room else "none")
-    realtime = f", real-time {words.cpus(str(pool.realtime))}" if pool.realtime else ""
-    yield Fact("claimed", words.cpus(row["claimed"], "none") + realtime)
+    yield Fact("claimed", words.cpus(row["claimed"], "none"))
+    if pool.realtime:
+        yield Fact("real-time", words.cpus(str(pool.realtime)))
     if pool.reserved:
         yield Fact("reserved", words.cpus(str(pool.reserved)))
 
 
-def _loads(guests: Mapping[int, int]) -> str:
-    """Return how many guests pCPUs carry, those alike together: `3 guests on each of 2-3`."""
+def _loads(guests: Mapping[int, int], pool: CpuSet) -> str:
+    """Return how many guests pCPUs carry: `3 guests each`, or `2 guests on 4, 1 guest on 5-6`."""
     alike: dict[int, list[int]] = {}
     for cpu, count in sorted(guests.items()):
         alike.setdefault(count, []).append(cpu)
+    if len(alike) == 1 and pool == CpuSet(guests):
+        (count,) = alike
+        return words.counted(count, "guest") + (" each" if len(pool) > 1 else "")
     return ", ".join(
-        f"{words.counted(count, 'guest')} on {'each of ' if len(cpus) > 1 else ''}"
-        f"{words.cpus(str(CpuSet(cpus)))}"
+        f"{words.counted(count, 'guest')} on {words.cpus(str(CpuSet(cpus)))}"
         for count, cpus in alike.items()
     )
 
