@@ -34,7 +34,7 @@ LONGEST_LINE: Final = 60_000
 _UNSEEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _TAGS: Final = {
     *("html", "head", "meta", "title", "style", "body", "header", "main", "section", "div", "span"),
-    *("h1", "h2", "h3", "p", "ul", "li", "dl", "dt", "dd", "wbr"),
+    *("h1", "h2", "h3", "p", "ul", "li", "dl", "dt", "dd", "wbr", "a"),
     *("table", "caption", "thead", "tbody", "tr", "th", "td"),
     *("svg", "defs", "pattern", "g", "rect", "path", "circle", "text"),
 }
@@ -42,7 +42,7 @@ _VOID: Final = frozenset({"meta", "wbr"})
 _ATTRIBUTES: Final = frozenset(
     {
         *("lang", "charset", "http-equiv", "content", "name", "class", "scope", "id"),
-        *("role", "tabindex", "aria-label", "aria-labelledby", "aria-hidden"),
+        *("href", "role", "tabindex", "aria-label", "aria-labelledby", "aria-hidden"),
         *("width", "height", "x", "y", "rx", "cx", "cy", "r", "d", "fill", "stroke"),
         *("patternunits", "patterntransform"),
     }

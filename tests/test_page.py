@@ -100,6 +100,15 @@ def test_the_page_has_a_language_a_title_headings_and_a_way_to_ask_again() -> No
     ]
 
 
+def test_a_page_that_is_read_out_can_be_held_still() -> None:
+    document = status(plan()) | {"topology": None}
+    still = page(document, still=True)
+    read_page(still)
+    assert "http-equiv" not in still
+    assert '<a href="?">' in still
+    assert '<a href="?still">' in page(document)
+
+
 @pytest.mark.parametrize("make", WORLDS.values(), ids=WORLDS)
 def test_nothing_comes_from_elsewhere_and_nothing_runs(make: Any) -> None:  # noqa: ANN401
     text = page(told(make()))

@@ -1,6 +1,7 @@
 """The status page: one host by use, as plain HTML with its cores drawn as SVG.
 
-No script and nothing from elsewhere; the browser asks again by itself. It is drawn when somebody
+No script and nothing from elsewhere; the browser asks again by itself, unless it is asked to hold
+still: a page that is read out must not begin anew. It is drawn when somebody
 asks, from one frozen document, and by the thread that serves it. Whoever sees no picture finds all
 of it in words: each core has a text, and beside the cores of each cell a table says the same. All
 text is escaped and tamed: names and reasons are a tenant's.
@@ -36,11 +37,17 @@ _IN_TABLE: Final = frozenset(
 """Facts that the table of uses tells."""
 
 
-def page(document: Mapping[str, Any]) -> str:
-    """Return the page for a `status` document."""
+_AGAIN: Final = f'<meta http-equiv="refresh" content="{REFRESH}">'
+
+
+def page(document: Mapping[str, Any], *, still: bool = False) -> str:
+    """Return the page for a `status` document; one that is `still` does not ask again."""
     plan = dict(document)
     picture = pictures.of_plan(plan, document["topology"])
-    body = [*_head(document), '<main><ul class="legend" aria-label="What the letters mean">']
+    body = [
+        *_head(document, still=still),
+        '<main><ul class="legend" aria-label="What the letters mean">',
+    ]
     body += (_legend(*pair) for pair in picture.legend())
     body.append('</ul><div class="cells">')
     for cell in picture.cells:
@@ -52,7 +59,7 @@ def page(document: Mapping[str, Any]) -> str:
     body += (steps(plan), guests(plan), warnings(plan), "</main>")
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="refresh" content="{REFRESH}">'
+        f"{'' if still else _AGAIN}"
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{_title(document)}</title><style>{STYLE}</style></head><body>"
         f'<svg width="0" height="0" aria-hidden="true" class="patterns">{tiles.PATTERNS}</svg>'
@@ -71,10 +78,14 @@ def _title(document: Mapping[str, Any]) -> str:
     return f"short of {words.counted(short, 'pCPU')}: emupool" if short else "emupool"
 
 
-def _head(document: Mapping[str, Any]) -> Iterator[str]:
+def _head(document: Mapping[str, Any], *, still: bool) -> Iterator[str]:
     version, uri = (text(document["version"]), text(document["libvirt"]["uri"], 80))
     yield f"<header><h1>Emulator pools</h1><p>emupool {version} on {uri}. "
-    yield f"{_last_cycle(document['last_cycle'])}</p>"
+    yield f"{_last_cycle(document['last_cycle'])} "
+    if still:
+        yield f'This page stands still: <a href="?">ask again each {REFRESH} seconds</a>.</p>'
+    else:
+        yield f'Asks again each {REFRESH} seconds: <a href="?still">hold still</a>.</p>'
     if not document["libvirt"]["connected"]:
         yield '<p class="wrong">libvirt is away: pins stay as they are.</p>'
     if document["dry_run"]:
