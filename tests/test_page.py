@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -16,7 +16,10 @@ from tests.documents import cell, guest, plan, status, step
 from tests.hosts import MACHINES, Machine, host
 from tests.mutants import HOSTILE
 from tests.outlets import read_page
-from tests.pages import CROWD, LARGEST, WORLDS, large, told
+from tests.pages import CROWD, LARGEST, WORLDS, large, middle, told
+
+if TYPE_CHECKING:
+    from agent.picture import Picture
 
 SVG: Final = "{http://www.w3.org/2000/svg}"
 OUTSIDE: Final = ("http:", "https:", "//", "<script", "javascript:", "@import", "<link", "<img")
@@ -225,11 +228,19 @@ def test_a_poster_is_svg_that_has_each_pcpu_within_its_frame(machine: Machine) -
     here = host(machine)
     rows = tuple(cell(int(one.id), claimed=str(one.cpus)) for one in here.cells)
     drawn = picture.of_plan(plan(cells=rows), topology.to_json(here))
-    text = poster.draw("<&>", HOSTILE, drawn)
-    root = ET.fromstring(text)
+    assert len(tiles_of(drawn)) == len(here.cpus) - len(drawn.homeless)
+
+
+def test_a_legend_of_all_uses_takes_as_many_lines_as_it_needs() -> None:
+    document = told(middle())
+    tiles_of(picture.of_plan(document, document["topology"]))
+
+
+def tiles_of(drawn: Picture) -> list[str]:
+    """Return the titles of the tiles of a poster; nothing may reach beyond its frame."""
+    root = ET.fromstring(poster.draw("<&>", HOSTILE, drawn))
     titles = [one.text or "" for one in root.iter(f"{SVG}title")]
     assert titles[0] == "<&>"
-    assert len(titles) - 1 == len(here.cpus) - len(drawn.homeless)
     high = int(root.attrib["height"])
     for group in root.iter(f"{SVG}g"):
         place = re.fullmatch(r"translate\((\d+) (\d+)\)", group.get("transform", ""))
@@ -237,6 +248,7 @@ def test_a_poster_is_svg_that_has_each_pcpu_within_its_frame(machine: Machine) -
             assert int(place[2]) + 20 <= high
             wide = [float(one.attrib["width"]) for one in group.iter(f"{SVG}rect")]
             assert int(place[1]) + max(wide) <= poster.WIDTH
+    return titles[1:]
 
 
 def test_a_poster_is_told_in_words_too() -> None:
