@@ -138,6 +138,13 @@ def test_a_page_without_a_cycle_is_no_error() -> None:
     assert "No guests." in text
 
 
+def test_cells_of_an_unknown_host_are_no_error() -> None:
+    rows = (cell(pool="0", claimed="3"),)
+    text = page(status(plan(cells=rows)) | {"topology": None})
+    read_page(text)
+    assert ["not told", "2", "1-2"] in Reader(text).rows
+
+
 def test_guests_who_need_the_operator_come_first() -> None:
     crowd = [guest(0), guest(1, state="remote"), guest(2, state="collision")]
     crowd.append(guest(3, state=None, managed=False, cell=None))

@@ -106,7 +106,7 @@ def picture(document: Json, host: Json | None, paper: Paper) -> RenderableType:
 
 def legend() -> Text:
     """Return what all letters of a plan mean, in one line."""
-    return Text(", ".join(f"{use} {meaning}" for use, meaning in pictures.IN_PLAN.items()))
+    return Text("; ".join(f"{use} {meaning}" for use, meaning in pictures.IN_PLAN.items()))
 
 
 def strips(document: Json, host: Json) -> Iterable[Text]:

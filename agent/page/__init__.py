@@ -133,7 +133,7 @@ def _cell(picture: Picture, cell: CellPicture) -> Iterator[str]:
     yield from (f'<th scope="col">{column}</th>' for column in ("use", "how many", "which"))
     yield "</tr></thead><tbody>"
     for use, cpus in cell.by_use():
-        yield f'<tr><th scope="row">{escape(picture.meanings[use])}</th><td>{len(cpus)}</td>'
+        yield f'<tr><th scope="row">{escape(picture.meaning(use))}</th><td>{len(cpus)}</td>'
         yield f"<td>{prose(str(cpus))}</td></tr>"
     yield "</tbody></table></div></section>"
 

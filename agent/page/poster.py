@@ -150,4 +150,4 @@ def _described(picture: Picture) -> str:
 
 def _uses(picture: Picture, cell: CellPicture) -> str:
     uses = cell.by_use()
-    return "; ".join(f"{picture.meanings.get(use, 'not told')}: {cpus}" for use, cpus in uses)
+    return "; ".join(f"{picture.meaning(use)}: {cpus}" for use, cpus in uses)

@@ -89,7 +89,7 @@ def told(picture: Picture, cell: CellPicture, cpu: int) -> str:
     """Return what a tile says, in words."""
     use = cell.uses[cpu]
     carried = f", {words.counted(cell.guests[cpu], 'guest')}" if cpu in cell.guests else ""
-    return f"pCPU {cpu}: {picture.meanings.get(use, 'not told')}{carried}"
+    return f"pCPU {cpu}: {picture.meaning(use)}{carried}"
 
 
 def mark(use: Use) -> str:

@@ -74,6 +74,10 @@ class Picture:
     meanings: Mapping[Use, str]
     homeless: CpuSet = EMPTY
 
+    def meaning(self, use: Use) -> str:
+        """Return what a use is called."""
+        return self.meanings.get(use, "not told")
+
     def legend(self) -> Iterator[tuple[Use, str]]:
         """Yield each use that is seen somewhere and has a meaning."""
         seen = {use for cell in self.cells for use in cell.uses.values()}
