@@ -8,7 +8,7 @@ CODE := agent tests tools $(wildcard benchmarks)
 # More arguments for pytest and for the benchmarks: make test ARGS='-k planner -x'
 ARGS ?=
 
-.PHONY: help demo test check format lint types soak bench bench-large test-fresh deb test-deb clean setup setup-runtime
+.PHONY: help demo test test-page check format lint types soak bench bench-large test-fresh deb test-deb clean setup setup-page setup-runtime
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 14
@@ -18,6 +18,9 @@ demo: setup-runtime ## show the pools follow guests, on libvirt's in-process tes
 
 test: setup ## run all tests; those with real guests start a libvirtd of their own (root)
 	@$(PYTHON) -m pytest $(ARGS)
+
+test-page: setup-page ## look at the status page in headless Chromium, which it installs (root)
+	@$(PYTHON) -m pytest tests/test_browser.py $(ARGS)
 
 soak: setup ## try the properties of the core for long: tens of thousands of cases
 	@EMUPOOL_SOAK=1 $(PYTHON) -m pytest -m soak --timeout=3600 --durations=0 $(ARGS)
@@ -55,6 +58,9 @@ clean: ## remove what the targets made
 
 setup:
 	@tools/setup.sh dev
+
+setup-page:
+	@tools/setup.sh page
 
 setup-runtime:
 	@tools/setup.sh runtime

@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any, Final
 
+from agent import report
 from agent.errors import HypervisorAway, Refused
 
 if TYPE_CHECKING:
@@ -38,8 +39,11 @@ def fetch_status(base: str) -> Any:  # noqa: ANN401 - JSON
     full = base.rstrip("/") + "/api/v1/status"
     try:
         with urllib.request.urlopen(full, timeout=_TIMEOUT) as answer:  # noqa: S310 - checked above
-            return json.loads(answer.read(_LONGEST))
+            document = json.loads(answer.read(_LONGEST))
     except (OSError, ValueError) as error:
         why = getattr(error, "reason", error)
         text = f"{full}: {why}: is the daemon running, and http.listen its address?"
         raise HypervisorAway(text) from error
+    if not isinstance(document, dict) or document.get("schema") != report.SCHEMA:
+        raise HypervisorAway(f"{full}: this is no status of an emupool of this version")
+    return document

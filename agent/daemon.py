@@ -124,9 +124,9 @@ class Daemon:
         counters = self.metrics.counters() | self._checkpoint.counters()
         return json.dumps(status(self._standing, counters)).encode()
 
-    def page(self) -> str:
+    def page(self, still: bool) -> str:  # noqa: FBT001 - as the server asks
         """Return the status page."""
-        return page(status(self._standing, {}))
+        return page(status(self._standing, {}), still=still)
 
     # life
 

@@ -161,6 +161,8 @@ class NUMACell:
     shortage: int
     source: PoolSource  # never AUTO
     placement: Placement  # SHARED or SINGLE
+    realtime: CpuSet = EMPTY  # the part of `claimed` that real-time vCPUs run on
+    reserved: CpuSet = EMPTY  # what the settings keep out of the pool
 
     @property
     def capacity(self) -> Fraction:

@@ -53,6 +53,8 @@ def _cell(cell: NUMACell) -> Json:
         "pool_now": str(cell.pool_now),
         "candidates": str(cell.candidates),
         "claimed": str(cell.claimed),
+        "realtime": str(cell.realtime),
+        "reserved": str(cell.reserved),
         "shortage": cell.shortage,
     }
 

@@ -133,11 +133,3 @@ def _isolated(row: dict[str, Any]) -> list[Line]:
 
 def _ratio(row: dict[str, Any]) -> str:
     return f"{float(Fraction(row['ratio'])):g}"
-
-
-def save(file: Path, text: str) -> None:
-    """Write a picture; Refused if that fails."""
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise Refused(f"{file}: {error.strerror}") from error

@@ -72,6 +72,8 @@ class Sizer:
             shortage=max(0, unclamped_need(natural, settings.ratio) - len(cpus)),
             source=self._candidates.sources[cell.id],
             placement=placement(settings, cpus, self._q.host.isolated),
+            realtime=self._candidates.claims.realtime & cell.cpus,
+            reserved=settings.reserved_cpus & cell.cpus,
         )
         return planned, _remember(before, now, cpus, sizing, smt_since)
 

@@ -14,7 +14,7 @@ import click
 
 from agent import config as configuration
 from agent import report
-from agent.errors import ConfigError, EmupoolError, HypervisorAway, NotPermitted
+from agent.errors import ConfigError, EmupoolError, HypervisorAway, NotPermitted, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -62,6 +62,14 @@ def console() -> Console:
     from rich.console import Console  # noqa: PLC0415
 
     return Console(soft_wrap=not sys.stdout.isatty())
+
+
+def save(file: Path, text: str) -> None:
+    """Write a picture; Refused if that fails."""
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Refused(f"{file}: {error.strerror}") from error
 
 
 def warn_line(text: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import browser
 from tests.effort import SOAK
 from tests.libvirtd import Libvirtd, missing
 from tests.service import Service
@@ -46,6 +47,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what cannot run here, before any fixture starts."""
     if item.get_closest_marker("real") and (reason := missing()):
         pytest.skip(reason)
+    if item.get_closest_marker("browser") and browser.program() is None:
+        pytest.skip(f"{ALLOWED_SKIP}has no Chromium: make test-page installs it")
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

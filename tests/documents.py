@@ -62,6 +62,8 @@ def cell(number: int = 0, **values: object) -> Json:
         "pool_now": "",
         "candidates": "",
         "claimed": "",
+        "realtime": "",
+        "reserved": "",
         "shortage": 0,
     }
     return row | values

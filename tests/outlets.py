@@ -33,11 +33,19 @@ LABELS: Final = frozenset({"cell", "cpu", "reason", "state", "kind", "event", "v
 LONGEST_LINE: Final = 60_000
 _UNSEEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _TAGS: Final = {
-    *("html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "ul", "li"),
-    *("table", "thead", "tbody", "tr", "th", "td"),
+    *("html", "head", "meta", "title", "style", "body", "header", "main", "section", "div", "span"),
+    *("h1", "h2", "h3", "p", "ul", "li", "dl", "dt", "dd", "wbr", "a"),
+    *("table", "caption", "thead", "tbody", "tr", "th", "td"),
+    *("svg", "defs", "pattern", "g", "rect", "path", "circle", "text"),
 }
+_VOID: Final = frozenset({"meta", "wbr"})
 _ATTRIBUTES: Final = frozenset(
-    {"lang", "charset", "http-equiv", "content", "name", "class", "scope"}
+    {
+        *("lang", "charset", "http-equiv", "content", "name", "class", "scope", "id"),
+        *("href", "role", "tabindex", "aria-label", "aria-labelledby", "aria-hidden"),
+        *("width", "height", "x", "y", "rx", "cx", "cy", "r", "d", "fill", "stroke"),
+        *("patternunits", "patterntransform"),
+    }
 )
 
 
@@ -137,11 +145,18 @@ class _Page(HTMLParser):
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         assert tag in _TAGS
         assert {name for name, _ in attributes} <= _ATTRIBUTES
-        if tag != "meta":
+        if tag not in _VOID:
             self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attributes)
+        self.handle_endtag(tag)
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        assert harmless(data.replace("\n", "")), data
 
     def handle_comment(self, data: str) -> None:
         raise AssertionError(data)

@@ -6,7 +6,9 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Final
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -16,6 +18,7 @@ from agent.demo.sample import SCRIPT, NoKernel, SampleHost
 from agent.demo.witness import Witness
 from tests.hosts import TWO_CELLS_EIGHT_CPUS, host
 
+PICTURE: Final = Path(__file__).parents[1] / "docs/picture.svg"
 PLAY: Final = """\
 import sys
 from rich.console import Console
@@ -110,6 +113,31 @@ def test_on_a_terminal_one_picture_changes_and_fits(piped: list[str]) -> None:
     redrawn = re.findall(r"(?:\x1b\[1A\x1b\[2K)+", written)
     assert len(redrawn) >= len(SCRIPT)
     assert max(rows.count("1A") for rows in redrawn) < 24
+
+
+def test_the_picture_in_the_documentation_is_what_the_demo_draws(tmp_path: Path) -> None:
+    file = tmp_path / "picture.svg"
+    done = drawn(file)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert file.read_text() == PICTURE.read_text()
+    assert scene_told_in(file.read_text()) == SCRIPT[4].title
+
+
+def drawn(file: Path) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-m", "agent", "demo", "--svg", str(file)]
+    return subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+
+
+def scene_told_in(svg: str) -> str | None:
+    """Return the title of a picture."""
+    return ET.fromstring(svg).findtext("{http://www.w3.org/2000/svg}title")
+
+
+def test_a_picture_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    done = drawn(tmp_path / "none" / "picture.svg")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("picture.svg: No such file or directory")
 
 
 # its parts

@@ -13,12 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from agent import draw, planner, report, topology, transition
+from agent import draw, picture, planner, report, topology, transition, words
 from agent.candidates import Warned
 from agent.cpuset import CpuSet
 from agent.documents import from_documents
-from agent.draw import pictures, words
-from agent.draw.pictures import Use
+from agent.picture import Use
 from agent.policy import GuestSettings
 from agent.pool import NOTHING, PoolSettings
 from tests.documents import cell, guest, pipe, plan, screen, status, step
@@ -164,7 +163,7 @@ def test_a_cell_that_is_wholly_offline_is_not_forgotten() -> None:
 
 def test_each_use_has_a_letter_of_its_own() -> None:
     row = cell(pool="1-2", pool_now="2-4", candidates="1-2,5", claimed="3,6-7", realtime="7")
-    found = pictures.of_plan(plan(cells=(row,)), topology_of(Machine(cores=8)))[0]
+    found = picture.of_plan(plan(cells=(row,)), topology_of(Machine(cores=8))).cells[0]
     uses = {cpu: use.name for cpu, use in found.uses.items()}
     assert uses == {
         0: "ONLINE",
@@ -182,30 +181,8 @@ def test_each_use_has_a_letter_of_its_own() -> None:
 def test_what_the_host_says_of_a_pcpu_shows_where_the_plan_has_no_use_for_it() -> None:
     machine = Machine(cores=4, offline=CpuSet.of(3), isolated=CpuSet.of(1, 2))
     row = cell(pool="1", pool_now="1,3", candidates="1")
-    found = pictures.of_plan(plan(cells=(row,)), topology_of(machine))[0]
+    found = picture.of_plan(plan(cells=(row,)), topology_of(machine)).cells[0]
     assert "".join(use.value for use in found.uses.values()) == ".Pix"
-
-
-@pytest.mark.parametrize(
-    ("pool", "letter"),
-    [
-        pytest.param({"reserved_cpus": "0", "cell": {}}, "#", id="reserved on the whole host"),
-        pytest.param(
-            {"reserved_cpus": "", "cell": {"0": {"reserved_cpus": "0"}}},
-            "#",
-            id="reserved in this cell",
-        ),
-        pytest.param(
-            {"reserved_cpus": "0", "cell": {"0": {"reserved_cpus": ""}}},
-            ".",
-            id="this cell's own key replaces the host's",
-        ),
-    ],
-)
-def test_a_status_tells_what_is_reserved(pool: Json, letter: str) -> None:
-    document = status(plan(cells=(cell(),)), config={"pool": pool})
-    found = pictures.of_plan(document, topology_of(Machine()))[0]
-    assert found.uses[0].value == letter
 
 
 def test_a_plan_says_per_cell_what_is_needed_what_is_there_and_what_moves() -> None:

@@ -136,8 +136,14 @@ def test_the_page_can_be_switched_off() -> None:
         assert get(server, "/metrics").status == 200
 
 
+def test_the_page_is_asked_to_stand_still_by_its_query() -> None:
+    with running(answers=replace(ANSWERS, page=lambda still: f"still {still}")) as server:
+        bodies = [get(server, target).body for target in ("/", "/?still", "/?other", "/?")]
+    assert bodies == [b"still False", b"still True", b"still False", b"still False"]
+
+
 def test_text_that_no_encoding_takes_is_escaped() -> None:
-    with running(answers=replace(ANSWERS, page=lambda: "<p>\ud800ü")) as server:
+    with running(answers=replace(ANSWERS, page=lambda _: "<p>\ud800ü")) as server:
         assert get(server, "/").body == b"<p>\\ud800\xc3\xbc"
 
 

@@ -72,7 +72,7 @@ def test_a_client_has_to_send_its_request_in_time_however_busy_it_looks() -> Non
 
 def test_a_client_has_to_take_its_answer_in_time() -> None:
     clock = Clock()
-    answers = replace(ANSWERS, page=lambda: BIG)
+    answers = replace(ANSWERS, page=lambda _: BIG)
     with (
         running(answers=answers, limits=Limits(response=10, held=1 << 30), clock=clock) as server,
         closing(connect(server)) as stalled,
@@ -88,12 +88,12 @@ def test_a_client_has_to_take_its_answer_in_time() -> None:
 
 
 def test_who_takes_its_answer_gets_all_of_it() -> None:
-    with running(answers=replace(ANSWERS, page=lambda: BIG)) as server:
+    with running(answers=replace(ANSWERS, page=lambda _: BIG)) as server:
         assert len(get(server, "/").body) == len(BIG)
 
 
 def test_answers_that_nobody_takes_are_limited_in_all() -> None:
-    answers = replace(ANSWERS, page=lambda: BIG)
+    answers = replace(ANSWERS, page=lambda _: BIG)
     limits = Limits(held=len(BIG) * 3 // 2)
     with running(answers=answers, limits=limits, clock=Clock()) as server, ExitStack() as both:
         first, second = (both.enter_context(closing(connect(server))) for _ in range(2))
@@ -105,7 +105,7 @@ def test_answers_that_nobody_takes_are_limited_in_all() -> None:
 
 
 def test_an_answer_counts_whole_until_its_client_has_all_of_it() -> None:
-    answers = replace(ANSWERS, page=lambda: BIG)
+    answers = replace(ANSWERS, page=lambda _: BIG)
     limits = Limits(held=len(BIG) * 27 // 16)
     with running(answers=answers, limits=limits, clock=Clock()) as server, ExitStack() as both:
         first, second = (both.enter_context(closing(connect(server))) for _ in range(2))
@@ -217,7 +217,7 @@ def test_scrapes_go_on_among_a_thousand_idle_and_fifty_slow_clients(
         if over != "TLS":
             settings = replace(settings, client_ca=tmp_path / "client.pem")
             context.load_cert_chain(tmp_path / "client.pem")
-    answers = replace(ANSWERS, page=lambda: BIG[: 8 << 20])
+    answers = replace(ANSWERS, page=lambda _: BIG[: 8 << 20])
     limits = Limits(connections=connections, held=1 << 30)
     threads = threading.active_count()
     with running(settings, answers, limits, Clock()) as server, ExitStack() as crowd:
@@ -246,7 +246,7 @@ def test_a_burst_of_clients_is_let_in_while_an_answer_is_made() -> None:
         pytest.skip("host: its kernel queues fewer than 512 connections")
     asked, go_on = threading.Event(), threading.Event()
 
-    def page() -> str:
+    def page(_: bool) -> str:  # noqa: FBT001 - as the server asks
         asked.set()
         assert go_on.wait(60)
         return ""
@@ -267,7 +267,7 @@ def test_a_burst_of_clients_is_let_in_while_an_answer_is_made() -> None:
 
 
 def test_who_is_being_answered_is_dropped_last() -> None:
-    answers = replace(ANSWERS, page=lambda: BIG)
+    answers = replace(ANSWERS, page=lambda _: BIG)
     limits = Limits(connections=4, held=1 << 30)
     with running(answers=answers, limits=limits, clock=Clock()) as server, ExitStack() as idle:
         reader = idle.enter_context(closing(connect(server)))

@@ -121,7 +121,7 @@ def requests(draw: st.DrawFn) -> tuple[Request, bytes]:
     headers = draw(st.permutations(headers)) + [("Accept", value) for value in accepts]
     lines = [f"{method} {origin}{path}{query} HTTP/1.1", *(f"{n}: {v}" for n, v in headers)]
     accept = ",".join(value.lstrip(" ") for value in accepts)
-    return Request(method, path, accept), end.join(lines).encode()
+    return Request(method, path, accept, query[1:]), end.join(lines).encode()
 
 
 @settings(max_examples=300)

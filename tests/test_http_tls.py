@@ -58,7 +58,7 @@ def test_a_scrape_works_over_tls(secure: HttpSettings) -> None:
 
 
 def test_a_large_answer_arrives_whole_over_tls(secure: HttpSettings) -> None:
-    with running(secure, replace(ANSWERS, page=lambda: BIG[: 4 << 20])) as server:
+    with running(secure, replace(ANSWERS, page=lambda _: BIG[: 4 << 20])) as server:
         answer = ask(server, HEALTH.replace(b"healthz", b""), client_of(secure))
         assert len(answer.body) == 4 << 20
 

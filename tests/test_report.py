@@ -42,6 +42,8 @@ def test_a_plan() -> None:
                 "pool_now": "",
                 "candidates": "0-2,4-7",
                 "claimed": "3",
+                "realtime": "",
+                "reserved": "",
                 "shortage": 0,
             }
         ],

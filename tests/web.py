@@ -31,7 +31,7 @@ ANSWERS: Final = Answers(
     metrics=_metrics,
     ready=lambda: (True, "ready"),
     status=lambda: b'{"schema":1}',
-    page=lambda: "<!doctype html><title>emupool</title>",
+    page=lambda _: "<!doctype html><title>emupool</title>",
 )
 
 

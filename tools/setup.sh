@@ -3,6 +3,7 @@
 #
 #   tools/setup.sh runtime    what `make demo` needs
 #   tools/setup.sh dev        that, the linters, and libvirtd, QEMU and Prometheus for the tests
+#   tools/setup.sh page       that, and the browser of `make test-page`: 100 MB to download
 #
 # What is needed is asked for by what it does (a header, a command), not by package name, so that
 # any machine that has it will do; packages are named only to install them. A run that finds
@@ -10,10 +11,12 @@
 set -euo pipefail
 
 level=${1:-dev}
+browser=
 case $level in
 runtime | dev) ;;
+page) level=dev browser=yes ;;
 *)
-    echo "usage: tools/setup.sh [runtime|dev]" >&2
+    echo "usage: tools/setup.sh [runtime|dev|page]" >&2
     exit 2
     ;;
 esac
@@ -33,6 +36,8 @@ has_qemu_driver() {
     compgen -G '/usr/lib*/libvirt/connection-driver/libvirt_driver_qemu.so' >/dev/null ||
         compgen -G '/usr/lib*/*/libvirt/connection-driver/libvirt_driver_qemu.so' >/dev/null
 }
+
+has_browser() { [ -z "$browser" ] || has chromium-headless-shell || has chromium; }
 
 has_prometheus() {
     local program
@@ -64,6 +69,7 @@ EOF
         has virsh || printf 'libvirt-clients '
         has qemu-system-x86_64 || printf 'qemu-system-x86 '
         has systemd-analyze || printf 'systemd ' # it judges the unit; it need not run here
+        has_browser || printf 'chromium-headless-shell '
     fi
 }
 
@@ -89,7 +95,7 @@ is_done() {
     runtime) stamped runtime || stamped dev ;;
     dev)
         stamped dev && has libvirtd && has virsh && has qemu-system-x86_64 && has_qemu_driver &&
-            has_prometheus && has systemd-analyze
+            has_prometheus && has systemd-analyze && has_browser
         ;;
     esac
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -92,13 +93,24 @@ def plan(
 @click.option(
     "--url", metavar="URL", help="Where the daemon listens; by default as http.listen has it."
 )
+@click.option("--watch", is_flag=True, help="Look again and again; Ctrl-C ends.")
 @json_option
-def status(config_path: Path | None, url: str | None, *, as_json: bool) -> None:
-    """Show pools, guests and the host, as the daemon sees them."""
+def status(config_path: Path | None, url: str | None, *, watch: bool, as_json: bool) -> None:
+    """Show pools, guests and the host, as the daemon sees them.
+
+    With --watch the picture changes in place, and waits for a daemon that went away; in a pipe,
+    each picture that differs from the one before is printed.
+    """
     from agent import client  # noqa: PLC0415
 
+    if watch and as_json:
+        raise click.UsageError("--watch draws, and --json prints one answer: give one of them")
     with one_line_errors():
-        document = client.fetch_status(url or client.address(load(config_path).http))
+        base = url or client.address(load(config_path).http)
+        if watch:
+            _watch(base)
+            return
+        document = client.fetch_status(base)
         if as_json:
             print_json(document)
             return
@@ -173,6 +185,16 @@ def account(
 
 
 # parts
+
+
+def _watch(base: str) -> None:
+    """Watch the daemon at an address; SIGTERM ends it as Ctrl-C does, the terminal mended."""
+    import signal  # noqa: PLC0415
+
+    from agent import client, watching  # noqa: PLC0415
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    watching.watch(console(), partial(client.fetch_status, base))
 
 
 def _compare(answers: Mapping[Fraction, Decided], as_json: bool) -> None:  # noqa: FBT001 - what to print

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -22,6 +23,7 @@ from agent.terminal import (
     one_line_errors,
     print_json,
     progress,
+    save,
     source_of,
     warn_line,
 )
@@ -103,7 +105,7 @@ def simulate(
         with progress() as told:
             document = simulating.simulate(host, config.pool, asked, lines, name, told)
         if svg is not None:
-            simulating.save(svg, simulating.draw(document))
+            save(svg, simulating.draw(document))
         if as_json:
             print_json(document)
             return
@@ -116,7 +118,8 @@ def simulate(
 @click.option(
     "--pace", type=float, metavar="SECONDS", default=None, help="Time between two changes."
 )
-def demo(pace: float | None) -> None:
+@click.option("--svg", type=FILE, help="Draw the scene with the most guests.")
+def demo(pace: float | None, svg: Path | None) -> None:
     """Show pools follow guests, on a sample host.
 
     Guests arrive and leave on libvirt's in-process test driver, a host of two cells; all else is
@@ -124,5 +127,6 @@ def demo(pace: float | None) -> None:
     """
     from agent.demo import run_demo  # noqa: PLC0415
 
+    keep = None if svg is None else partial(save, svg)
     with one_line_errors():
-        sys.exit(run_demo(console(), pace))
+        sys.exit(run_demo(console(), pace, keep))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from agent import hypervisor
 from agent.cycle import Cause, pending
 from agent.demo.sample import SCRIPT, NoKernel, SampleHost, Scene
-from agent.demo.stage import Act, Page, Screen
+from agent.demo.stage import Act, Page, Screen, portrait
 from agent.demo.witness import Witness
 from agent.events import Inbox, Named, PinReturned
 from agent.hypervisor.sample import SampleGuests
@@ -44,8 +44,13 @@ _SHORTEST_DELAY: Final = 0.2
 _BANNER: Final = f"emupool demo: 8 pCPUs in two cells, emulator_overcommit_ratio = {RATIO}"
 
 
-def run_demo(console: Console, pace: float | None = None) -> int:
-    """Play the script, `pace` seconds per scene (by default none in a pipe); exit status."""
+def run_demo(
+    console: Console, pace: float | None = None, keep: Callable[[str], None] | None = None
+) -> int:
+    """Play the script, `pace` seconds per scene (by default none in a pipe); exit status.
+
+    `keep` is given an SVG picture of the scene with the most guests.
+    """
     live = console.is_terminal and not console.is_dumb_terminal
     if pace is None:
         pace = PACE if live else 0.0
@@ -56,6 +61,8 @@ def run_demo(console: Console, pace: float | None = None) -> int:
         closing.callback(stage.close)
         player = Player(stage, witness, pace, closing)
         finished = all(player.play(scene) for scene in SCRIPT)
+    if keep is not None:
+        keep(portrait(player.fullest, _BANNER))
     console.print(f"\n{witness.verdict()}", highlight=False, soft_wrap=not live)
     return 0 if finished and witness.content else 1
 
@@ -80,7 +87,7 @@ class Player:
         self._rebalancer = Rebalancer(_settings(pace), observer, pinner, checkpoint=None)
         self._link: Link = libvirt.link(self._inbox.put)
         closing.callback(self._link.close)
-        self._act = self._open("An empty host: no guests, no pools.")
+        self._act = self.fullest = self._open("An empty host: no guests, no pools.")
 
     def play(self, scene: Scene) -> bool:
         """Make one thing happen and attend to what follows; False if it comes to no end."""
@@ -94,6 +101,7 @@ class Player:
             self._guests.stop(scene.stops.uuid)
         finished = self._attend(lambda result: self._is_over(scene, result))
         self._stage.curtain(self._act)
+        self.fullest = max(self.fullest, self._act, key=lambda act: len(act.result.guests))
         return finished
 
     def _open(self, title: str) -> Act:

@@ -10,8 +10,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from agent import draw, report, topology
+from agent import draw, picture, report, topology
 from agent.cpuset import union
+from agent.page import poster
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,10 +43,8 @@ class Act:
     def document(self) -> dict[str, Any]:
         """Return the `plan` document of the whole act: from the pools before to those now."""
         document = report.plan(self.result.plan, self.steps)
-        realtime = union(guest.domain.realtime_claims for guest in self.result.guests)
         for row, cell in zip(document["cells"], self.result.plan.cells, strict=True):
             row["pool_now"] = str(self.before.get(cell.id, cell.pool_now))
-            row["realtime"] = str(realtime & cell.claimed)
         return document
 
 
@@ -75,8 +74,8 @@ class Screen:
     def show(self, act: Act) -> None:
         """Draw anew."""
         host = topology.to_json(act.result.host)
-        picture = draw.picture(act.document(), host, self._paper)
-        parts = (self._banner, Text(act.title, "bold"), picture, Text(), _guests(act))
+        drawn = draw.picture(act.document(), host, self._paper)
+        parts = (self._banner, Text(act.title, "bold"), drawn, Text(), _guests(act))
         self._live.update(Group(*parts), refresh=True)
 
     def curtain(self, act: Act) -> None:
@@ -118,6 +117,12 @@ class Page:
 
     def _print(self, line: Text) -> None:
         self._console.print(line, soft_wrap=True)
+
+
+def portrait(act: Act, banner: str) -> str:
+    """Return an act as an SVG picture."""
+    host = topology.to_json(act.result.host)
+    return poster.draw(act.title, banner, picture.of_plan(act.document(), host))
 
 
 def _guests(act: Act) -> RenderableType:

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 from rich.text import Text
 
-from agent.draw import cells, pictures, tables, words
-from agent.draw.words import Paper
+from agent import picture as pictures
+from agent import words
+from agent.draw import boxes, tables
+from agent.draw.paper import Paper
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rich.console import Console, RenderableType
 
-    from agent.draw.words import Json
+    from agent.words import Json
 
 __all__ = [
     "Paper",
@@ -31,6 +33,7 @@ __all__ = [
     "picture",
     "plan",
     "status",
+    "status_text",
     "strips",
     "topology",
 ]
@@ -39,8 +42,7 @@ __all__ = [
 def topology(console: Console, host: Json) -> None:
     """Print the host: cells side by side, distances, packages, L3 caches, cores, threads."""
     paper = Paper.of(console)
-    found = pictures.of_topology(host)
-    _print(console, [cells.draw(found, paper, cells.IN_TOPOLOGY), *_homeless(host)], paper)
+    _print(console, [boxes.draw(pictures.of_topology(host), paper)], paper)
 
 
 def plan(console: Console, document: Json, host: Json | None = None) -> None:
@@ -61,15 +63,25 @@ def status(console: Console, document: Json, host: Json | None = None) -> None:
     The host is the document's own `topology` if it has one; without any, cores are not drawn.
     """
     paper = Paper.of(console)
+    _print(console, _status(document, host, paper), paper)
+
+
+def status_text(console: Console, document: Json | None, note: Text) -> str:
+    """Return what `status` would print on `console`, below a note; without a status, the note."""
+    paper = Paper.of(console)
+    parts = [] if document is None else _status(document, None, paper)
+    return _written(console, [note, *parts], paper)
+
+
+def _status(document: Json, host: Json | None, paper: Paper) -> list[RenderableType]:
     host = document.get("topology") if host is None else host
-    parts = [
+    return [
         _daemon(document),
         picture(document, host, paper),
         tables.steps(document, paper, "Still to do"),
         tables.truths(document, paper),
         tables.warnings(document, paper),
     ]
-    _print(console, parts, paper)
 
 
 def account(console: Console, document: Json) -> None:
@@ -89,18 +101,18 @@ def simulation(console: Console, document: Json) -> None:
 
 def picture(document: Json, host: Json | None, paper: Paper) -> RenderableType:
     """Return the cells of a plan or status, with the legend."""
-    return cells.draw(pictures.of_plan(document, host), paper, cells.IN_PLAN)
+    return boxes.draw(pictures.of_plan(document, host), paper)
 
 
 def legend() -> Text:
     """Return what all letters of a plan mean, in one line."""
-    return Text(", ".join(f"{use} {meaning}" for use, meaning in cells.IN_PLAN.items()))
+    return Text("; ".join(f"{use} {meaning}" for use, meaning in pictures.IN_PLAN.items()))
 
 
 def strips(document: Json, host: Json) -> Iterable[Text]:
     """Yield one line per cell of a plan: its pCPUs."""
-    for found in pictures.of_plan(document, host):
-        yield Text(f"{found.title}  ") + cells.strip(found)
+    for found in pictures.of_plan(document, host).cells:
+        yield Text(f"{found.title}  ") + boxes.strip(found)
 
 
 def _daemon(status: Json) -> Text:
@@ -125,25 +137,25 @@ def _cycle(last: Json | None) -> Text:
     return text.append(words.counted(last["errors"], "error"), "bold red" if last["errors"] else "")
 
 
-def _homeless(host: Json) -> Iterable[RenderableType]:
-    cpus = pictures.homeless(host)
-    if cpus:
-        yield Text(f"in no cell that has pCPUs online: {words.cpus(str(cpus))}", "red")
-
-
 def _print(console: Console, parts: Iterable[RenderableType], paper: Paper) -> None:
-    """Print the parts with an empty line between; in a pipe, on the paper's own width."""
+    """Print the parts with an empty line between."""
+    console.file.write(_written(console, parts, paper))
+    console.file.flush()
+
+
+def _written(console: Console, parts: Iterable[RenderableType], paper: Paper) -> str:
+    """Return the parts as they are printed; in a pipe, on the paper's own width."""
     drawn = [part for part in parts if not (isinstance(part, Group) and not part.renderables)]
     spaced = [one for part in drawn for one in (Text(), part)][1:]
-    width, console.width = console.width, paper.width
-    try:
-        with console.capture() as page:
-            console.print(*spaced, sep="\n", soft_wrap=False)
-    finally:
+    width = console.width
+    if width != paper.width:  # else it would follow its terminal no more
+        console.width = paper.width
+    with console.capture() as page:
+        console.print(*spaced, sep="\n", soft_wrap=False)
+    if width != paper.width:
         console.width = width
     text = page.get()
     if not paper.framed:
         text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
     # A name may have letters that the output's encoding lacks.
-    console.file.write(text.encode(console.encoding, "replace").decode(console.encoding))
-    console.file.flush()
+    return text.encode(console.encoding, "replace").decode(console.encoding)

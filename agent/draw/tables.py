@@ -8,25 +8,19 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from agent.cpuset import CpuSet, union
-from agent.draw import words
+from agent import words
+from agent.cpuset import CpuSet
+from agent.draw.paper import heading
+from agent.picture import moves, urgency
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from rich.console import RenderableType
 
-    from agent.draw.words import Json, Paper
+    from agent.draw.paper import Paper
+    from agent.words import Json
 
-_WHY: Final = {
-    "evacuate": "pCPU claimed or offline",
-    "arrive": "new in its pool",
-    "drift": "something else changed it",
-    "widen": "the pool grows",
-    "move": "the pool moves",
-    "narrow": "the pool shrinks",
-    "release": "back to its own pins",
-}
 _STATES: Final = {
     "collision": "bold red",
     "left": "red",
@@ -35,8 +29,6 @@ _STATES: Final = {
     "overcommitted": "yellow",
     "placed": "green",
 }
-"""From what needs the operator most to what does not."""
-_LAST: Final = len(_STATES)
 _NAMES: Final = 4
 """Guests that one line of steps names on a terminal."""
 
@@ -59,29 +51,13 @@ def steps(plan: Json, paper: Paper, title: str = "Steps") -> RenderableType:
     """Return what moves, from where to where and why; guests that move alike in one row."""
     if not plan["steps"]:
         return Group()
-    named = {row["uuid"]: words.name(row) for row in plan["guests"]}
-    alike: dict[tuple[str, str, bool], list[Json]] = {}
-    for step in plan["steps"]:
-        alike.setdefault((step["reason"], step["to"], step["from"] is None), []).append(step)
+    alike = moves(plan)
     table = _table("step", "because", "from", "to", "guests")
-    kept = list(alike.items())[: paper.shown(len(alike))]
-    for (reason, to, _), moved in kept:
-        who = words.listed((_mover(step, named) for step in moved), _NAMES if paper.rows else None)
-        _add(table, reason, _WHY.get(reason, ""), _origin(moved), words.cpus(to), who)
-    return Group(words.heading(title), table, *_rest(len(alike) - len(kept)))
-
-
-def _mover(step: Json, named: Mapping[str, str]) -> str:
-    iothread = "" if step["iothread"] is None else f" iothread {step['iothread']}"
-    return named.get(step["uuid"], step["uuid"]) + iothread
-
-
-def _origin(moved: Iterable[Json]) -> str:
-    """Return where those that move alike come from: in a pin, or from several."""
-    origins = {step["from"] for step in moved}
-    if len(origins) == 1:
-        return words.cpus(origins.pop(), "unpinned")
-    return f"within {words.cpus(str(union(map(CpuSet.parse, origins))))}"
+    kept = alike[: paper.shown(len(alike))]
+    for move in kept:
+        who = words.listed(move.who, _NAMES if paper.rows else None)
+        _add(table, move.reason, move.why, move.origin, move.target, who)
+    return Group(heading(title), table, *_rest(len(alike) - len(kept)))
 
 
 def warnings(plan: Json, paper: Paper) -> RenderableType:
@@ -102,7 +78,7 @@ def warnings(plan: Json, paper: Paper) -> RenderableType:
     table = Table.grid(padding=(0, 1))
     for line in kept:
         table.add_row(Text("!", "bold yellow"), Text(line, overflow="fold"))
-    return Group(words.heading("Warnings"), table, *_rest(len(lines) - len(kept)))
+    return Group(heading("Warnings"), table, *_rest(len(lines) - len(kept)))
 
 
 def account(document: Json) -> RenderableType:
@@ -221,22 +197,13 @@ def _filled(
     """Return `table` with the rows that matter most, and a count of those left out."""
     if not rows:
         return Text("No guests.")
-    ordered = sorted(rows, key=_order)
+    ordered = sorted(rows, key=urgency)
     kept, left_out = ordered[: paper.shown(len(rows))], ordered[paper.shown(len(rows)) :]
     for row in kept:
         _add(table, *drawn(row), style="" if row["managed"] else "dim")
     alone = sum(not row["managed"] for row in left_out)
     note = f", {alone} of them not managed" if alone else ""
-    return Group(words.heading(title), table, *_rest(len(left_out), note))
-
-
-def _order(row: Json) -> tuple[int, int, str, str]:
-    cell = -1 if row["cell"] is None else row["cell"]
-    return _rank(row["state"]), cell, row.get("name") or "", row["uuid"]
-
-
-def _rank(state: str | None) -> int:
-    return list(_STATES).index(state) if state in _STATES else _LAST
+    return Group(heading(title), table, *_rest(len(left_out), note))
 
 
 def _state(row: Json) -> Text:

@@ -17,7 +17,7 @@ _HEADERS: Final = 100
 
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _REQUEST: Final = re.compile(rb"(" + _TOKEN + rb") ([!-~]+) HTTP/([0-9])\.([0-9])\Z")
-_TARGET: Final = re.compile(rb"(?:(?i:https?://[^/?#]+)|(?=/))(/[^?#]*)?(?:\?[^#]*)?\Z")
+_TARGET: Final = re.compile(rb"(?:(?i:https?://[^/?#]+)|(?=/))(/[^?#]*)?(?:\?([^#]*))?\Z")
 _HEADER: Final = re.compile(rb"(" + _TOKEN + rb"):[ \t]*([\t -~\x80-\xff]*)\Z")
 
 _REASONS: Final = {
@@ -58,11 +58,12 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What matters of a request; the path without its query, as it was sent."""
+    """What matters of a request; path and query as they were sent."""
 
     method: str
     path: str
     accept: str
+    query: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,8 @@ def parse(head: bytes) -> Request:
     if line[4] != b"0" and [name for name, _ in headers].count(b"host") != 1:
         raise Refusal(400, "HTTP/1.1 demands one Host header")
     accept = b",".join(value for name, value in headers if name == b"accept")
-    return Request(line[1].decode(), (target[1] or b"/").decode(), accept.decode("latin-1"))
+    path, query = target[1] or b"/", target[2] or b""
+    return Request(line[1].decode(), path.decode(), accept.decode("latin-1"), query.decode())
 
 
 def _header(line: bytes) -> tuple[bytes, bytes]:

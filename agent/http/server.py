@@ -63,7 +63,7 @@ class Answers:
     metrics: Callable[[str], tuple[str, bytes]]  # Accept header -> content type, body
     ready: Callable[[], tuple[bool, str]]  # whether, and what is missing
     status: Callable[[], bytes]  # JSON
-    page: Callable[[], str]  # HTML
+    page: Callable[[bool], str]  # whether it is to stand still -> HTML
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +302,9 @@ class Server:
             "/api/v1/status": lambda _: Response(200, JSON, answers.status()),
         }
         if self._settings.status_page:
-            routes["/"] = lambda _: Response(200, HTML, encoded(answers.page()))
+            routes["/"] = lambda request: Response(
+                200, HTML, encoded(answers.page(request.query == "still"))
+            )
         return routes
 
     def _answer(self, request: Request) -> Response:

@@ -15,16 +15,17 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from agent.draw import words
-from agent.draw.pictures import Use
+from agent import words
+from agent.draw.paper import heading, packed
+from agent.picture import Tone, Use
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from rich.console import RenderableType
 
-    from agent.draw.pictures import CellPicture, Core
-    from agent.draw.words import Paper
+    from agent.draw.paper import Paper
+    from agent.picture import CellPicture, Core, Picture
 
 _NARROWEST: Final = 36
 """Columns that a cell needs."""
@@ -46,40 +47,26 @@ _STYLES: Final = {
     Use.ONLINE: "dim",
     Use.UNTOLD: "",
 }
-IN_PLAN: Final = {
-    Use.POOL: "pool",
-    Use.JOINS: "joins it",
-    Use.LEAVES: "leaves it",
-    Use.TAKEN: "leaves it, claimed",
-    Use.CLAIMED: "claimed",
-    Use.REALTIME: "claimed, real-time",
-    Use.CANDIDATE: "could join",
-    Use.RESERVED: "reserved",
-    Use.ISOLATED: "isolated",
-    Use.OFFLINE: "offline",
-    Use.ONLINE: "not the pool's",
-}
-IN_TOPOLOGY: Final = {
-    Use.ISOLATED: "isolated by the kernel",
-    Use.OFFLINE: "offline",
-    Use.ONLINE: "online",
+_TONES: Final = {
+    Tone.PLAIN: "",
+    Tone.STRONG: "bold",
+    Tone.ODD: "yellow",
+    Tone.WRONG: "bold red",
 }
 
 
-def draw(
-    pictures: Sequence[CellPicture], paper: Paper, meanings: Mapping[Use, str]
-) -> RenderableType:
+def draw(picture: Picture, paper: Paper) -> RenderableType:
     """Return the cells side by side, or one below the other, and the legend."""
-    if not pictures:
+    if not picture.cells:
         return Text("no NUMA cell of this host has pCPUs online")
-    across = _across(len(pictures), paper.width) if paper.framed else 1
+    across = _across(len(picture.cells), paper.width) if paper.framed else 1
     inner = max(1, (paper.width - 1) // across - _EDGES)
-    dense = any(not one.cored or _spelled_width(one) > inner for one in pictures)
-    bodies = [_body(picture, _Tokens(picture, dense), inner) for picture in pictures]
-    legend = words.packed(_legend(pictures, meanings, dense=dense), paper.width)
+    dense = any(not one.cored or _spelled_width(one) > inner for one in picture.cells)
+    bodies = [_body(cell, _Tokens(cell, dense), inner) for cell in picture.cells]
+    legend = (packed(_legend(picture, dense=dense), paper.width), *_homeless(picture))
     if paper.framed:
-        return Group(_framed(bodies, across, inner), legend)
-    return Group(*(part for body in bodies for part in (body, Text())), legend)
+        return Group(_framed(bodies, across, inner), *legend)
+    return Group(*(part for body in bodies for part in (body, Text())), *legend)
 
 
 def strip(picture: CellPicture) -> Text:
@@ -130,9 +117,9 @@ def _body(picture: CellPicture, tokens: _Tokens, width: int) -> RenderableType:
     facts = Table.grid(padding=(0, 1))
     facts.add_column(style="dim", no_wrap=True, min_width=8)
     facts.add_column(overflow="fold")
-    for key, value in picture.facts:
-        facts.add_row(key, value)
-    return Group(words.heading(picture.title), facts, *_rows(picture, tokens, width))
+    for fact in picture.facts:
+        facts.add_row(Text(fact.name), Text(fact.text, _TONES[fact.tone]))
+    return Group(heading(picture.title), facts, *_rows(picture, tokens, width))
 
 
 def _rows(picture: CellPicture, tokens: _Tokens, width: int) -> Iterator[Text]:
@@ -176,12 +163,14 @@ def _spelled_width(picture: CellPicture) -> int:
     return max(rows, default=0) + len(_TAG) * _is_tagged(picture)
 
 
-def _legend(
-    pictures: Sequence[CellPicture], meanings: Mapping[Use, str], *, dense: bool
-) -> Iterator[Text]:
-    seen = {use for picture in pictures for use in picture.uses.values()}
-    for use in Use:
-        if use in seen and use in meanings:
-            yield Text.assemble((use.value, _STYLES[use]), f" {meanings[use]}")
-    if dense and any(len(core) > 1 for picture in pictures for core in picture.cores):
+def _legend(picture: Picture, *, dense: bool) -> Iterator[Text]:
+    for use, meaning in picture.legend():
+        yield Text.assemble((use.value, _STYLES[use]), f" {meaning}")
+    if dense and any(len(core) > 1 for cell in picture.cells for core in cell.cores):
         yield Text("touching: one core", "dim")
+
+
+def _homeless(picture: Picture) -> Iterator[Text]:
+    if picture.homeless:
+        cpus = words.cpus(str(picture.homeless))
+        yield Text(f"in no cell that has pCPUs online: {cpus}", "red")
