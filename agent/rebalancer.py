@@ -200,6 +200,11 @@ class Rebalancer:
             failures=snapshot.failures,
         )
 
+    def close(self) -> None:
+        """Save what the next start is to begin from; a dry run leaves no trace."""
+        if not self.settings.dry_run:
+            self._save(self._clock())
+
     # decide
 
     def _plan(self, question: planner.Question) -> Plan:

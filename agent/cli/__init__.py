@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from agent import __version__
-from agent.cli import asking, exploring, serving
+from agent.cli import advising, asking, exploring, serving
 from agent.terminal import NO, USAGE, fail
 
 COMMANDS: Final = (
@@ -23,6 +23,7 @@ COMMANDS: Final = (
     asking.check_config,
     serving.release,
     asking.account,
+    advising.advise,
     exploring.collect,
     exploring.simulate,
     exploring.demo,

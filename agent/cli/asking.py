@@ -15,6 +15,7 @@ from agent.cli.options import (
     json_option,
     ratios_option,
     sysfs_option,
+    url_option,
 )
 from agent.terminal import (
     check_host,
@@ -80,7 +81,7 @@ def plan(
 
 @click.command()
 @config_option
-@click.option("--url", help="The daemon's address, http://127.0.0.1:9857 by default.")
+@url_option
 @json_option
 def status(config_path: Path | None, url: str | None, *, as_json: bool) -> None:
     """Show pools, guests and the host from the running daemon."""

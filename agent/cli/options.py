@@ -26,6 +26,7 @@ sysfs_option = click.option(
 domains_option = click.option(
     "--domains", type=FOLDER, help="Read domain XML from DIR/*.xml instead of libvirt."
 )
+url_option = click.option("--url", help="The daemon's address, http://127.0.0.1:9857 by default.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
