@@ -72,8 +72,7 @@ class Checkpoint:
         self._boot_id = boot_id if boot_id is not None else read_boot_id()
         self._written = ""
         self.failures = {"unfit": 0, "unsaved": 0}  # times it could not be used, nor be written
-        self.usage = "null"  # JSON text that each save keeps beside the memory
-        self.found: Any = None  # what `recall` found in its place
+        self.usage = "null"  # JSON text beside the memory: as recalled, and as the next save has it
 
     def counters(self) -> dict[str, float]:
         """Return how often the file was unfit or could not be written; no metric has it."""
@@ -88,7 +87,7 @@ class Checkpoint:
             kept = self.set_aside()
             warn(f"{error}; " + (f"kept as {kept.name}" if kept else "it cannot be set aside"))
             return NOTHING
-        self.found = saved.usage if saved is not None else None
+        self.usage = json.dumps(saved.usage if saved is not None else None, separators=(",", ":"))
         return saved.memory if saved is not None else NOTHING
 
     def load(self) -> Saved | None:

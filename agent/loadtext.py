@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import astuple, fields
+from dataclasses import fields
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any, Final
 
 from agent.cpuset import CellId
@@ -21,7 +22,8 @@ from agent.load import History, Method, Slot
 VERSION: Final = 1
 _CELLS: Final = 1024  # of NUMA; the kernel knows no more
 _MOST: Final = 1e15  # what no sum of seconds reaches
-_FIELDS: Final = len(fields(Slot))
+_FIELDS: Final = tuple(field.name for field in fields(Slot))
+_VALUES: Final = attrgetter(*_FIELDS)
 
 
 class HistoryError(EmupoolError):
@@ -30,7 +32,7 @@ class HistoryError(EmupoolError):
 
 def encode(history: History) -> str:
     """Return the JSON text of a history."""
-    cells = {str(cell): [astuple(slot) for slot in slots] for cell, slots in history.cells.items()}
+    cells = {str(cell): [_VALUES(slot) for slot in slots] for cell, slots in history.cells.items()}
     document = {"version": VERSION, "slot": history.method.slot, "cells": cells}
     return json.dumps(document, separators=(",", ":"))
 
@@ -58,7 +60,7 @@ def _window(rows: list[list[float]], method: Method) -> tuple[Slot, ...]:
 
 
 def _slot(row: list[float]) -> Slot:
-    if len(row) != _FIELDS:
+    if len(row) != len(_FIELDS):
         raise ValueError(f"{len(row)} numbers in a slot")
     number, *values = row
     if type(number) is not int or not all(_is_sum(value) for value in values):

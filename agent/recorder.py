@@ -6,6 +6,7 @@ daemon that is killed loses a slot. Encoding takes milliseconds, so no other sav
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING
 
@@ -52,10 +53,11 @@ class Recorder:
 
     def _recalled(self, method: Method) -> History:
         checkpoint = self._checkpoint
-        if checkpoint is None or checkpoint.found is None:
+        found = json.loads(checkpoint.usage) if checkpoint is not None else None
+        if checkpoint is None or found is None:
             return History(method)
         try:
-            return loadtext.decode(checkpoint.found, method)
+            return loadtext.decode(found, method)
         except loadtext.HistoryError as error:
             text = f"{checkpoint.path}: usage: {error}; advice begins anew"
             logs.get("emupool").warning("state.unfit", error=text)

@@ -158,7 +158,7 @@ class Teller:
             return
         use = self._add_times(guest, cell, Kind.EMULATOR, times.emulator)
         inner = self._add_times(guest, cell, Kind.IOTHREAD, times.iothreads)
-        if home.emulator_pcpus is None or home.evacuated:
+        if home.emulator_pcpus is None:
             return
         # Which iothread used what is not known: if one of them follows, all count.
         if iothreads and next(followers(guest, home.original), None) is not None:

@@ -180,6 +180,9 @@ def test_the_ratio_is_written_as_one_would_write_it() -> None:
     for borne, written in ((17.99, "17"), (9.99, "19/2"), (3.99, "15/4"), (0.987, "49/50")):
         window = [slot(used=0.5 / borne)] * DAY
         assert advise(Fraction(100), 8, window, METHOD).ratio == Fraction(written)
+    for whole in range(1, 100):  # and a last binary digit takes nothing away
+        window = [slot(used=0.5 / whole)] * DAY
+        assert advise(Fraction(100), 8, window, METHOD).ratio == whole
 
 
 # --- whatever was measured -----------------------------------------------------------------------
@@ -270,3 +273,31 @@ def test_more_load_never_raises_the_ratio(
 ) -> None:
     changed = [replace(one, ran=one.ran + extra) for one, extra in zip(window, more, strict=False)]
     lowered(window, changed, present)
+
+
+# --- whoever follows it --------------------------------------------------------------------------
+
+
+def queue(ratio: Fraction, used: float) -> Slot:
+    """Return a slot of guests on pCPUs that are queues: one server, arrivals at random."""
+    load = float(ratio) * used
+    ran = min(load, 1.0) / float(ratio)  # of a pCPU that is full each has its part
+    return slot(
+        guests=64,
+        used=ran,
+        cpus=64 / float(ratio),
+        delay=min(1000.0, load / (1 - load)) if load < 1 else 1000.0,
+    )
+
+
+@given(st.floats(0.004, 1), st.fractions(Fraction(1, 2), 500, max_denominator=4))
+def test_who_follows_the_advice_ends_where_the_pool_is_half_busy(
+    used: float, ratio: Fraction
+) -> None:
+    ratios = [ratio]
+    while ratios[-2:-1] != ratios[-1:]:
+        found = advised(ratios[-1], [queue(ratios[-1], used)] * METHOD.least)
+        assert found.ratio is not None
+        ratios.append(found.ratio)
+        assert len(ratios) < 14
+    assert 0.4 <= float(ratios[-1]) * used <= METHOD.target + 1e-6

@@ -225,7 +225,9 @@ def test_whatever_is_seen_memory_is_bounded_and_the_order_of_guests_is_no_matter
         other.look(now, random.sample(found, len(found)), POOL)
         here = {guest.uuid for guest in found}
         assert one._known.keys() == here
-        assert all(tally.rows.keys() <= here for tally in one._open.values())
+        rows = [uuid for tally in one._open.values() for uuid in tally.rows]
+        assert len(rows) == len(set(rows))
+        assert here >= set(rows)
         assert all(len(window) <= TENS.slots for window in one.history.cells.values())
     one.close()
     other.close()
@@ -258,6 +260,12 @@ def histories(draw: st.DrawFn) -> History:
 @given(histories())
 def test_what_was_written_comes_back(history: History) -> None:
     assert loadtext.decode(json.loads(loadtext.encode(history)), TENS) == history
+
+
+def test_of_more_slots_than_a_window_has_the_last_come_back() -> None:
+    six = {ZERO: tuple(Slot(number, *(1.0,) * 9) for number in range(6))}
+    found = loadtext.decode(json.loads(loadtext.encode(History(TENS, six))), TENS)
+    assert [slot.number for slot in found.of(ZERO)] == [2, 3, 4, 5]
 
 
 GOOD: Final = History(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 
 from agent.advice import Because
 from agent.checkpoint import Checkpoint
+from agent.config import Config
+from agent.config.settings import ReconcileSettings, StateSettings
 from agent.cpuset import CellId
 from agent.cycle import Cause
+from agent.daemon import Daemon, Parts
 from agent.load import Method, PoolLoad, Used
 from agent.metrics import Metrics
 from agent.pool import NOTHING
@@ -19,7 +22,7 @@ from agent.status import Standing, status
 from agent.telling import Teller
 from agent.threads import Times
 from agent.usage import EmulatorTime, PoolUsage
-from tests.fake import Clock
+from tests.fake import Clock, Fake
 from tests.killed import NEW, OLD
 from tests.logbook import Logbook
 from tests.node import HOME, Node, cpus, pools
@@ -30,7 +33,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.load import Slot
-    from agent.threads import Place
+    from agent.sysfs import Sysfs
+    from agent.threads import Place, Threads
 
 ONE: Final = CellId(1)
 SECONDS: Final = 30.0
@@ -92,19 +96,12 @@ def left(node: Node) -> str:
     return node.start("a")
 
 
-def evacuated(node: Node) -> str:
-    node.rebalancer.reconfigure(pools(reserved_cpus=cpus("0-3")))
-    node.start("claimer", claim=7, metadata_policy="ignore")
-    return node.start("a", emulatorpin="6-7")
-
-
 COUNTED: Final[dict[str, tuple[Callable[[Node], str], float, float]]] = {
     "a guest in the pool": (lambda node: node.start("a"), 6.0, 2.0),
     "an iothread that follows": (follower, 10.0, 10.0),
     "an iothread that is elsewhere": (own_iothread, 6.0, 2.0),
     "a guest that is not managed": (unmanaged, 0.0, 0.0),
     "a guest that no pool takes": (left, 0.0, 0.0),
-    "a guest that was moved to a refuge": (evacuated, 0.0, 0.0),
 }
 
 
@@ -191,7 +188,9 @@ def test_a_restart_remembers_and_a_killed_daemon_loses_what_is_not_closed(tmp_pa
     inodes = set()
     for _ in range(40):
         clock.now += SECONDS
+        known, text = recorder.history, checkpoint.usage
         recorder.look(used(), POOL)
+        assert (checkpoint.usage is text) == (recorder.history is known)
         checkpoint.save(OLD, clock.now)
         inodes.add(path.stat().st_ino)
     assert len(recorder.history.of(HOME)) == 4
@@ -233,13 +232,36 @@ def test_a_history_that_is_none_is_lost_and_nothing_else(tmp_path: Path, usage: 
         recorder = Recorder(again)
         warned = book.told("state.unfit")
     assert recorder.history.cells == {}
-    assert again.recall(pytest.fail) == OLD
+    assert recalled(path).recall(pytest.fail) == OLD
     assert again.failures == {"unfit": 0, "unsaved": 0}
     assert [event["error"].startswith(f"{path}: usage: ") for event in warned] == (
         [] if usage == "null" else [True]
     )
     again.save(OLD, 2.0)
     assert json.loads(path.read_text())["usage"]["cells"] == {}
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_stop_saves_the_slot_that_is_open_unless_it_was_a_dry_run(
+    tmp_path: Path, *, dry_run: bool
+) -> None:
+    host, path = Fake(), tmp_path / "state.json"
+
+    def begun(checkpoint: Checkpoint) -> Recorder:
+        clock = Clock()
+        recorder = Recorder(checkpoint, clock=clock)
+        for _ in range(2):
+            recorder.look(used(), POOL)
+            clock.now += SECONDS
+        return recorder
+
+    config = Config(state=StateSettings(path), reconcile=ReconcileSettings(dry_run=dry_run))
+    parts = Parts(host, cast("Sysfs", host), cast("Threads", host), recorder=begun)
+    Daemon(config, parts)._end()
+    if dry_run:
+        assert not path.exists()
+    else:
+        assert len(json.loads(path.read_text())["usage"]["cells"][str(HOME)]) == 1
 
 
 def test_another_method_begins_anew(tmp_path: Path) -> None:
