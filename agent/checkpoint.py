@@ -1,10 +1,10 @@
 """The state file: what was intended, for the next start of this program to begin from.
 
-It holds intent only (originals, homes, pools, damping clocks), never what can be read from the
-host, and is a hint: whatever is wrong with it, it is set aside and the memory is rebuilt. The
-clocks are monotonic seconds since boot, so a file of another boot is of no use, and the guests
-it speaks of are gone as well. It is replaced atomically; there is no fsync, because what would
-lose an unsynced file also ends every guest it speaks of.
+It holds intent (originals, homes, pools, damping clocks), never what can be read from the host, and
+beside that what threads used. It is a hint: whatever is wrong with it, it is set aside and the
+memory is rebuilt. The clocks are monotonic seconds since boot, so a file of another boot is of no
+use, and the guests it speaks of are gone as well. It is replaced atomically; there is no fsync,
+because what would lose an unsynced file also ends every guest it speaks of.
 
 Trusted is a regular file of root, of this user or of the directory's owner, who could replace it
 anyway, unless everybody may write it. So root's `release` and a service with a user of its own can
@@ -57,6 +57,7 @@ class Saved:
     memory: Memory
     at: float
     partition: CpuSet | None = None  # of libvirt; told by files that are made for a replay only
+    usage: Any = None  # JSON; what agent.loadtext makes of it is no matter of the memory
 
 
 NO_STATE: Final = Saved(NOTHING, 0.0)
@@ -70,8 +71,8 @@ class Checkpoint:
         self.path = path
         self._boot_id = boot_id if boot_id is not None else read_boot_id()
         self._written = ""
-        self.failures = {"unfit": 0, "unsaved": 0}
-        """How often the file could not be used, and not be written."""
+        self.failures = {"unfit": 0, "unsaved": 0}  # times it could not be used, nor be written
+        self.usage = "null"  # JSON text beside the memory: as recalled, and as the next save has it
 
     def counters(self) -> dict[str, float]:
         """Return how often the file was unfit or could not be written; no metric has it."""
@@ -86,6 +87,7 @@ class Checkpoint:
             kept = self.set_aside()
             warn(f"{error}; " + (f"kept as {kept.name}" if kept else "it cannot be set aside"))
             return NOTHING
+        self.usage = json.dumps(saved.usage if saved is not None else None, separators=(",", ":"))
         return saved.memory if saved is not None else NOTHING
 
     def load(self) -> Saved | None:
@@ -110,8 +112,8 @@ class Checkpoint:
         return None
 
     def save(self, memory: Memory, now: float) -> None:
-        """Replace the file if `memory` is not what it holds; StateError if that fails."""
-        body = json.dumps(_encode(memory), separators=(",", ":"))
+        """Replace the file if it holds not `memory` and `usage`; StateError if that fails."""
+        body = f'{json.dumps(_encode(memory), separators=(",", ":"))[:-1]},"usage":{self.usage}}}'
         if body == self._written:
             return
         head = json.dumps({"version": VERSION, "boot_id": self._boot_id, "at": now})
@@ -223,7 +225,8 @@ def decode(document: dict[str, Any]) -> Saved:
             {str(uuid): _guest(value) for uuid, value in document["guests"].items()},
             tuple(_aside(value) for value in document["set_aside"]),
         )
-        return Saved(memory, _seconds(document["at"]), _set(document.get("partition")))
+        partition = _set(document.get("partition"))
+        return Saved(memory, _seconds(document["at"]), partition, document.get("usage"))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise StateError(f"it is damaged: {type(error).__name__} {error}") from error
 

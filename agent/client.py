@@ -32,6 +32,14 @@ def url(settings: HttpSettings, host: str, port: int) -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
+def fetch_advice(base: str) -> Any:  # noqa: ANN401 - JSON
+    """Return the `advice` document, a part of the status; as `fetch_status`."""
+    status = fetch_status(base)
+    if not isinstance(status, dict) or "advice" not in status:
+        raise Refused(f"{base}: no advice comes from there: is it an older emupool?")
+    return {"schema": status["schema"], **status["advice"]}
+
+
 def fetch_status(base: str) -> Any:  # noqa: ANN401 - JSON
     """Return the `status` document; HypervisorAway if no daemon answers at `base`."""
     if not base.startswith(("http://", "https://")):

@@ -47,10 +47,8 @@ if TYPE_CHECKING:
     from agent.parts import Parts
     from agent.port import GuestEvent, Link
 
-GRACE: Final = 10.0
-"""Seconds for which readiness waits for libvirt."""
-_AGAIN: Final = 1.0
-"""Seconds until everything is looked at again, after libvirt could not tell all."""
+GRACE: Final = 10.0  # seconds for which readiness waits for libvirt
+_AGAIN: Final = 1.0  # seconds until all is looked at again that libvirt could not tell
 
 
 class Daemon:
@@ -74,7 +72,6 @@ class Daemon:
         self.metrics.inbox_depth(self._inbox.depth)
         self._hypervisor = parts.hypervisor
         self._threads = parts.threads
-        self._teller = Teller(self.metrics, PoolUsage(), EmulatorTime(), parts.threads.times)
         self._pinner = Pinner(
             parts.hypervisor.hand,
             parts.threads,
@@ -85,6 +82,9 @@ class Daemon:
         self._observer = Observer(parts.sysfs, parts.threads)
         self._checkpoint = Checkpoint(config.state.path)
         memory = self._checkpoint.recall(lambda text: self._log.warning("state.unfit", error=text))
+        self._recorder = parts.recorder(self._checkpoint)
+        usage, spent = PoolUsage(), EmulatorTime()
+        self._teller = Teller(self.metrics, usage, spent, parts.threads.times, self._recorder)
         self._rebalancer = Rebalancer(
             settings(config),
             self._observer,
@@ -122,7 +122,7 @@ class Daemon:
     def status(self) -> bytes:
         """Return the `status` document."""
         counters = self.metrics.counters() | self._checkpoint.counters()
-        return json.dumps(status(self._standing, counters)).encode()
+        return json.dumps(status(self._standing, counters, self._recorder.history)).encode()
 
     def page(self, still: bool) -> str:  # noqa: FBT001 - as the server asks
         """Return the status page."""
@@ -152,10 +152,8 @@ class Daemon:
     def _patience(self) -> float:
         """Return the seconds until time alone calls for something."""
         waits = [self._timer.remaining(), self._notify.until_due()]
-        if self._link is not None and self._rebalancer.deadline is not None:
-            waits.append(self._rebalancer.deadline - time.monotonic())
-        if self._link is not None and self._doubt.due is not None:
-            waits.append(self._doubt.due - time.monotonic())
+        dues = (self._rebalancer.deadline, self._doubt.due) if self._link is not None else ()
+        waits += [due - time.monotonic() for due in dues if due is not None]
         if not self._told_ready:
             waits.append(self._started + GRACE - time.monotonic())
         return max(0.0, min(waits))
@@ -277,7 +275,7 @@ class Daemon:
         self._cycled = True
         self._teller.cycle(result, self._config.pool, self._config.billing)
         if result.cause is not Cause.EVENT:
-            self._teller.used(result, self._observer.place)
+            self._teller.used(result, self._observer.place, iothreads=self._config.pool.iothreads)
         self._notify.status(status_line(result))
 
     def _tell_ready(self) -> None:
@@ -293,10 +291,12 @@ class Daemon:
         self._notify.stopping()
         self._connector.stop()
         self._lookout.stop()
+        self._recorder.close()
         if self._link is not None and self._config.pool.on_stop is OnStop.RELEASE:
             self._release(self._link)
         else:
             self._pinner.drain(PATIENCE_AT_END)
+        self._rebalancer.close()
         if self._link is not None:
             self._link.close()
         self._pinner.stop()
@@ -320,14 +320,13 @@ class Daemon:
         if self._link is not None:
             self._link.close()
         self._link = link
-        self._looked = False
+        self._looked, self._new = False, True
         self._rebalancer.reconnected()
         self._pinner.renew()
         self._lookout.renew()
         if self._cycled:
             self.metrics.libvirt_reconnected()
         self._stand(connected=True)
-        self._new = True
 
     def _lost(self, why: str) -> None:
         """Let the connection go and ask for another; guests keep their pins."""

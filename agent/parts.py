@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 from agent import offline
 from agent.rebalancer import Settings
+from agent.recorder import Recorder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from fractions import Fraction
 
+    from agent.checkpoint import Checkpoint
     from agent.config import Config
     from agent.events import Waiter
     from agent.lookout import Nursery
@@ -30,6 +33,7 @@ class Parts:
     loop: Waiter | None = None
     nursery: Nursery | None = None
     mender: Cpusets | None = None
+    recorder: Callable[[Checkpoint], Recorder] = Recorder
 
 
 def settings(config: Config, ratio: Fraction | None = None) -> Settings:

@@ -208,6 +208,11 @@ class Rebalancer:
             failures=snapshot.failures,
         )
 
+    def close(self) -> None:
+        """Save what the next start is to begin from; a dry run leaves no trace."""
+        if not self.settings.dry_run:
+            self._save(self._clock())
+
     def _mend(self, cause: Cause) -> Mended:
         """Give libvirt's partitions back what the kernel took: before they are looked at."""
         if self._mender is None or cause in PARTIAL:

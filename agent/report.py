@@ -6,6 +6,7 @@ CPU sets are strings in the kernel's notation, exact numbers strings of the redu
 from __future__ import annotations
 
 import json
+import math
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from agent.accounting import Bill
+    from agent.advice import Advice
     from agent.candidates import Warned
     from agent.cpuset import CpuSet
+    from agent.load import Method
     from agent.planner import InstanceNUMACell, NUMACell, Plan
     from agent.simulation import Outcome
     from agent.transition import Step
@@ -189,6 +192,54 @@ def account(bills: Iterable[Bill], decided: Plan) -> Json:
             {"id": cell, **_sums(bill for bill in rows if bill.cell == cell)} for cell in cells
         ],
     }
+
+
+def advice(rows: Iterable[tuple[NUMACell, Advice]], method: Method) -> Json:
+    """Return what ratio each cell bears, with the evidence; see docs/advise.md."""
+    return {
+        "method": {
+            "slot_seconds": method.slot,
+            "slots": method.slots,
+            "slots_needed": method.least,
+            "guests_needed": method.guests,
+            "target": method.target,
+            "patience": round(method.patience, 3),
+            "quantile": method.quantile,
+            "stretch": method.stretch,
+        },
+        "cells": [_advised(cell, advised) for cell, advised in rows],
+    }
+
+
+def _advised(cell: NUMACell, advised: Advice) -> Json:
+    evidence = advised.evidence
+    return {
+        "id": cell.id,
+        "ratio": str(cell.ratio),
+        "suggested": None if advised.ratio is None else str(advised.ratio),
+        "verdict": advised.verdict,
+        "because": advised.because,
+        "load_bears": _number(advised.load_bears),
+        "waiting_bears": _number(advised.waiting_bears),
+        "evidence": {
+            "slots": evidence.slots,
+            "hours": _number(evidence.hours),
+            "guests": _number(evidence.guests),
+            "weight_per_cpu": _number(evidence.density),
+            "weight_per_cpu_lasting": _number(evidence.dense),
+            "used_per_weight": _number(evidence.used),
+            "used_per_weight_high": _number(evidence.used_high),
+            "pool_used_high": _number(evidence.busy_high),
+            "waited_per_run_high": _number(evidence.delay_high),
+            "busiest_guest": _number(evidence.peak),
+            "others": _number(evidence.others),
+        },
+    }
+
+
+def _number(value: float | None) -> float | None:
+    """Return a measurement with as many digits as it is worth; JSON has no infinity."""
+    return None if value is None or math.isinf(value) else round(value, 6)
 
 
 def _sums(bills: Iterable[Bill]) -> Json:

@@ -10,15 +10,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agent import __version__, report, topology
+from agent.advice import advise
 from agent.candidates import Warned
 from agent.cpuset import CpuSet, union
 from agent.cycle import misfits, pending
+from agent.load import NO_HISTORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from agent.advice import Advice
     from agent.cycle import CycleResult
-    from agent.planner import InstanceNUMACell
+    from agent.load import History
+    from agent.planner import InstanceNUMACell, NUMACell
     from agent.snapshot import Guest, Thread
 
 Json = dict[str, Any]
@@ -36,8 +40,10 @@ class Standing:
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
-def status(standing: Standing, counters: Mapping[str, float]) -> Json:
-    """Return the `status` document."""
+def status(
+    standing: Standing, counters: Mapping[str, float], history: History = NO_HISTORY
+) -> Json:
+    """Return the `status` document; `history` is what pools carried until now."""
     result = standing.result
     document = _empty() if result is None else _plan(result)
     return document | {
@@ -47,6 +53,7 @@ def status(standing: Standing, counters: Mapping[str, float]) -> Json:
         "last_cycle": None if result is None else _last_cycle(result, standing.at),
         "config": dict(standing.config),
         "counters": dict(counters),
+        "advice": report.advice(_advised(result, history), history.method),
     }
 
 
@@ -56,6 +63,11 @@ def verified(guest: Guest, target: CpuSet | None) -> bool:
     if target is None or kernel is None or kernel.cpus != target:
         return False
     return not misfits(guest, target) & {thread.tid for thread in kernel.threads}
+
+
+def _advised(result: CycleResult | None, history: History) -> Iterator[tuple[NUMACell, Advice]]:
+    for cell in result.plan.cells if result is not None else ():
+        yield cell, advise(cell.ratio, cell.guests, history.of(cell.id), history.method)
 
 
 def _empty() -> Json:

@@ -16,7 +16,10 @@ from agent import accounting, logs, topology
 from agent.cycle import drifts
 from agent.errors import EmupoolError, GuestFailed
 from agent.faults import faults
+from agent.load import PoolLoad, Used
 from agent.metrics import shown
+from agent.recorder import Recorder
+from agent.snapshot import followers
 from agent.transition import Kind, Reason
 
 if TYPE_CHECKING:
@@ -29,11 +32,12 @@ if TYPE_CHECKING:
     from agent.faults import About
     from agent.metrics import Metrics
     from agent.pinner import Outcome
+    from agent.planner import InstanceNUMACell
     from agent.pool import PoolSettings
     from agent.snapshot import Guest
     from agent.threads import Place, Times
     from agent.topology import ForeignCell, Host
-    from agent.usage import EmulatorTime, PoolUsage
+    from agent.usage import EmulatorTime, PoolUsage, Spent
 
 _SPELLED_OUT: Final = 20
 """Pins, or disagreements, that a line names; more pins are only counted."""
@@ -48,6 +52,7 @@ class Teller:
         pool_usage: PoolUsage,
         emulator_time: EmulatorTime,
         times: Callable[[Place], Times | None],
+        recorder: Recorder | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Read threads' times by `times`; `clock` is wall-clock seconds."""
@@ -55,6 +60,7 @@ class Teller:
         self._pool_usage = pool_usage
         self._emulator_time = emulator_time
         self._times = times
+        self._recorder = recorder or Recorder()
         self._clock = clock
         self._log = logs.get("emupool")
         self._faults: dict[About, str] = {}
@@ -115,25 +121,61 @@ class Teller:
             self._log.warning("topology.disagrees", about=list(disputed[:_SPELLED_OUT]))
         self._disputed = disputed
 
-    def used(self, result: CycleResult, places: Callable[[str], Place | None]) -> None:
-        """Measure what pools and threads used; on full cycles only, since it reads every thread."""
-        pools = _pools(result)
-        for cell, share in self._pool_usage.busy(result.host.online, pools).items():
-            self._metrics.pool_busy(cell, share)
-        homes = {guest.uuid: guest.cell for guest in result.plan.guests}
-        for guest in result.guests:
-            home, place = homes.get(guest.uuid), places(guest.uuid)
-            if home is not None and place is not None:
-                with suppress(EmupoolError):  # it ended, or cannot be read: the next look tells
-                    self._add_times(guest, home, self._times(place))
-        self._emulator_time.forget(guest.uuid for guest in result.guests if guest.active)
+    def used(
+        self,
+        result: CycleResult,
+        places: Callable[[str], Place | None],
+        *,
+        iothreads: bool = True,
+    ) -> None:
+        """Measure what pools and threads used; on full cycles only, since it reads every thread.
 
-    def _add_times(self, guest: Guest, cell: CellId, times: Times | None) -> None:
+        `iothreads` tells whether they follow the emulator threads.
+        """
+        pools = _pools(result)
+        busy = self._pool_usage.busy(result.host.online, pools)
+        for cell, share in busy.items():
+            self._metrics.pool_busy(cell, share)
+        planned = {guest.uuid: guest for guest in result.plan.guests}
+        found: list[Used] = []
+        for guest in result.guests:
+            home, place = planned.get(guest.uuid), places(guest.uuid)
+            if home is not None and home.cell is not None and place is not None:
+                with suppress(EmupoolError):  # it ended, or cannot be read: the next look tells
+                    found += self._used(guest, home, home.cell, self._times(place), iothreads)
+        self._emulator_time.forget(guest.uuid for guest in result.guests if guest.active)
+        # In a dry run no guest is in its pool.
+        loads = {} if result.dry_run else pools
+        self._recorder.look(
+            found, {cell: PoolLoad(len(cpus), busy.get(cell, 0.0)) for cell, cpus in loads.items()}
+        )
+
+    def _used(
+        self,
+        guest: Guest,
+        home: InstanceNUMACell,
+        cell: CellId,
+        times: Times | None,
+        iothreads: bool,  # noqa: FBT001 - a setting's value
+    ) -> Iterable[Used]:
+        """Yield what a guest used, if that was in a pool; all of it is a metric."""
         if times is None:
             return
-        for kind, threads in ((Kind.EMULATOR, times.emulator), (Kind.IOTHREAD, times.iothreads)):
-            ran, waited = self._emulator_time.add(guest.uuid, guest.start, kind, threads)
-            self._metrics.usage(cell, kind, ran, waited)
+        use = self._add_times(guest, cell, Kind.EMULATOR, times.emulator)
+        inner = self._add_times(guest, cell, Kind.IOTHREAD, times.iothreads)
+        if home.emulator_pcpus is None:
+            return
+        # Which iothread used what is not known: if one of them follows, all count.
+        if iothreads and next(followers(guest, home.original), None) is not None:
+            use = use[0] + inner[0], use[1] + inner[1]
+        yield Used(guest.uuid, guest.start, cell, float(home.weight), *use)
+
+    def _add_times(
+        self, guest: Guest, cell: CellId, kind: Kind, threads: Iterable[Spent]
+    ) -> tuple[float, float]:
+        ran, waited = self._emulator_time.add(guest.uuid, guest.start, kind, threads)
+        self._metrics.usage(cell, kind, ran, waited)
+        return ran, waited
 
     def _count(self, outcome: Outcome) -> None:
         step = outcome.step

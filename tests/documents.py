@@ -8,6 +8,9 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from agent import report
+from agent.load import STANDARD
+
 Json = dict[str, Any]
 
 SGR: Final = re.compile(r"\x1b\[[0-9;]*m")
@@ -110,6 +113,11 @@ def plan(*guests: Json, cells: tuple[Json, ...] = (), **values: object) -> Json:
     return made | values
 
 
+def advice(*cells: Json) -> Json:
+    """Return what a daemon says of the ratio, without evidence for anything else."""
+    return report.advice((), STANDARD) | {"cells": list(cells)}
+
+
 def status(document: Json, **values: object) -> Json:
     made = {
         "version": "1.2",
@@ -118,5 +126,6 @@ def status(document: Json, **values: object) -> Json:
         "last_cycle": {"at": 0.0, "event": "start", "seconds": 0.004, "steps": 2, "errors": 0},
         "config": {},
         "counters": {},
+        "advice": advice(),
     }
     return document | made | values

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "docs/schema"
 ANSWERS: Final = ("topology", "plan", "status", "account")
-WHAT_IF: Final = ("comparison", "simulate")
+WHAT_IF: Final = ("comparison", "simulate", "advice")
 
 FORMATS: Final = FormatChecker(())
 
@@ -69,6 +69,8 @@ def fault(name: str, document: object) -> str | None:
 
 def answer_of(command: str, document: Any) -> str:  # noqa: ANN401 - JSON
     """Return which answer a command has given: a plan may be a comparison of several."""
+    if command == "advise":
+        return "advice"
     return "comparison" if command == "plan" and "ratios" in document else command
 
 

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests import logbook
 from tests.guests import cpu_list, wait_until
-from tests.schemas import validated
+from tests.schemas import answer_of, validated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -111,7 +111,8 @@ class Service:
             check=False,
         )
         if "--json" in arguments and not done.returncode:
-            validated(arguments[0], json.loads(done.stdout))
+            document = json.loads(done.stdout)
+            validated(answer_of(arguments[0], document), document)
         return done
 
     @property

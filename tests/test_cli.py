@@ -185,6 +185,7 @@ def test_check_config_tells_every_error_and_holds_it_against_a_host(
         pytest.param(("check-config", "/none"), 1, "/none", id="a file that does not exist"),
         pytest.param(("status", "--url", "x"), 1, "http://", id="a URL that is none"),
         pytest.param(("status", "--url", "http://127.0.0.1:9"), 3, "daemon", id="no daemon"),
+        pytest.param(("advise", "--url", "http://127.0.0.1:9"), 3, "daemon", id="none to advise"),
         pytest.param(("topology", "--sysfs-root", "tests"), 1, "pCPU", id="no host there"),
     ],
 )

@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 
 from agent import accounting, report, topology
 from agent.accounting import BillingSettings
+from agent.advice import Because, Verdict
 from agent.config import Config, to_json
 from agent.config.settings import Fail, LogFormat, LogLevel, Reconnect
 from agent.cycle import Cause
@@ -353,7 +354,7 @@ def test_a_schema_has_the_properties_that_were_promised(name: str, start: str, e
     if name == "plan":  # what a picture tells apart besides
         promised |= {"realtime", "reserved"}
     if name == "status":  # drawn by `emupool status`; plan's lists are named there as "plan"
-        promised |= {"topology", "cells", "guests", "steps", "warnings", "id"}
+        promised |= {"topology", "cells", "guests", "steps", "warnings", "id", "advice"}
     values = {value for one in subschemas(schema) for value in one.get("enum", ())}
     assert properties(schema) - promised == set()
     assert promised - properties(schema) - values == set()
@@ -378,6 +379,9 @@ def test_a_schema_has_the_words_of_the_program() -> None:
         "state": [*State, None],
     }
     assert enums(plan["steps"]) == {"kind": list(Kind), "reason": list(Reason)}
+    advised = schemas()["advice.json"]["$defs"]["cells"]["items"]["properties"]
+    assert advised["verdict"]["enum"] == [*Verdict, None]
+    assert advised["because"]["enum"] == list(Because)
     told = deepcopy(schemas()["status.json"])
     config = enums(told["$defs"].pop("config"))
     assert enums(told) == {"event": list(Cause)}

@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from agent import __version__
-from agent.cli import asking, exploring, serving, wiring
+from agent.cli import advising, asking, exploring, serving, wiring
 from agent.cli.sections import Sections
 from agent.terminal import NO, USAGE, fail
 
@@ -24,6 +24,7 @@ COMMANDS: Final = (
     asking.check_config,
     serving.release,
     asking.account,
+    advising.advise,
     exploring.collect,
     exploring.simulate,
     exploring.demo,

@@ -17,6 +17,7 @@ from agent.cli.options import (
     json_option,
     ratios_option,
     sysfs_option,
+    url_option,
 )
 from agent.terminal import (
     check_host,
@@ -90,9 +91,7 @@ def plan(
 
 @click.command()
 @config_option
-@click.option(
-    "--url", metavar="URL", help="Where the daemon listens; by default as http.listen has it."
-)
+@url_option
 @click.option("--watch", is_flag=True, help="Look again and again; Ctrl-C ends.")
 @json_option
 def status(config_path: Path | None, url: str | None, *, watch: bool, as_json: bool) -> None:

@@ -33,6 +33,9 @@ domains_option = click.option(
     metavar="DIR",
     help="Read domain XML from DIR/*.xml instead of libvirt.",
 )
+url_option = click.option(
+    "--url", metavar="URL", help="Where the daemon listens; by default as http.listen has it."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Paper",
     "account",
+    "advice",
     "comparison",
     "legend",
     "picture",
@@ -87,6 +88,11 @@ def _status(document: Json, host: Json | None, paper: Paper) -> list[RenderableT
 def account(console: Console, document: Json) -> None:
     """Print what each guest is billed, in pCPUs."""
     _print(console, [tables.account(document)], Paper.of(console))
+
+
+def advice(console: Console, document: Json) -> None:
+    """Print what ratio each cell bears, why, and what was measured."""
+    _print(console, [tables.advice(document), tables.evidence(document)], Paper.of(console))
 
 
 def comparison(console: Console, document: Json) -> None:

@@ -29,6 +29,8 @@ _STATES: Final = {
     "overcommitted": "yellow",
     "placed": "green",
 }
+_MUCH: Final = 0.1
+"""Share of a pool's time above which what others take of it is told where guests wait."""
 _NAMES: Final = 4
 """Guests that one line of steps names on a terminal."""
 
@@ -106,8 +108,8 @@ def comparison(document: Json) -> RenderableType:
         pools = (_counted_pool(cell) for cell in row["cells"])
         numbers = ("pool_cpus", "guests", "guests_moved", "cpus_freed", "shortage")
         style = "red" if row["shortage"] else ""
-        ratio = words.decimal(row["ratio"]).rstrip("0").rstrip(".")
-        _add(table, ratio, *pools, *(str(row[key]) for key in numbers), style=style)
+        counted = (str(row[key]) for key in numbers)
+        _add(table, _ratio(row["ratio"]), *pools, *counted, style=style)
     note = "freed: pCPUs, against one of its own for each guest"
     return Group(table, Text(note, "dim"))
 
@@ -122,8 +124,7 @@ def simulation(document: Json) -> RenderableType:
     rows = document["ratios"]
     table = _table("over the trace")
     for row in rows:
-        ratio = words.decimal(row["ratio"]).rstrip("0").rstrip(".")
-        table.add_column(f"ratio {ratio}", justify="right")
+        table.add_column(f"ratio {_ratio(row['ratio'])}", justify="right")
     for name, value in _SIMULATED:
         _add(table, name, *(value(row) for row in rows))
     hours = document["seconds"] / 3600
@@ -159,6 +160,90 @@ def _given_back(row: Json) -> float:
 def _each(row: Json) -> float:
     repins: int = sum(row["repins"].values())
     return repins / max(1, int(row["guests"]))
+
+
+def advice(document: Json) -> RenderableType:
+    """Return what ratio each cell bears, and why."""
+    table = _table("cell", "ratio", "advice", "because")
+    for row in document["cells"]:
+        why = _BECAUSE[row["because"]](row["evidence"], document["method"] | row)
+        _add(table, str(row["id"]), _ratio(row["ratio"]), _advised(row), why)
+    changes = {
+        _ratio(row["suggested"])
+        for row in document["cells"]
+        if row["verdict"] not in {None, "keep"}
+    }
+    asked = " ".join(f"--ratio {ratio}" for ratio in sorted(changes, key=float))
+    hint = [Text(f"emupool plan {asked}: what that would change", "dim")] if changes else []
+    return Group(table, *hint)
+
+
+def evidence(document: Json) -> RenderableType:
+    """Return what was measured in each cell that has guests, now or before."""
+    columns = ("cell", "hours", "guests", "per pCPU", "pool used", "waited", "busiest", "others")
+    table = _table()
+    for column in columns:
+        table.add_column(column, justify="right")
+    rows = [row for row in document["cells"] if row["evidence"]["slots"]]
+    for row in rows:
+        seen = row["evidence"]
+        _add(
+            table,
+            str(row["id"]),
+            f"{seen['hours']:.1f}",
+            f"{seen['guests']:.1f}",
+            f"{seen['weight_per_cpu']:.1f}",
+            f"{seen['pool_used_high']:.1%}",
+            f"{seen['waited_per_run_high']:.2f}",
+            f"{seen['busiest_guest']:.1%}",
+            f"{seen['others']:.0%}",
+        )
+    note = (
+        "pool used: by emulator threads; waited: seconds for each second run, by the guest that"
+        f" waited most (both kept to in {document['method']['quantile']:.0%} of the slots);"
+        " busiest: pCPU time of one guest; others: what else ran on the pool's pCPUs"
+    )
+    return Group(heading("Evidence"), table, Text(note, "dim")) if rows else Group()
+
+
+def _advised(row: Json) -> Text:
+    if row["suggested"] is None:
+        return Text("-", "dim")
+    styles = {"raise": "green", "keep": "", "lower": "bold red"}
+    verdict = row["verdict"]
+    return Text(f"{words.plain(verdict)}: {_ratio(row['suggested'])}", styles.get(verdict, ""))
+
+
+def _ratio(text: object) -> str:
+    return words.decimal(text).rstrip("0").rstrip(".")
+
+
+_BECAUSE: Final[Mapping[str, Callable[[Json, Json], str]]] = {
+    "load": lambda seen, told: (
+        f"threads use {seen['used_per_weight_high']:.3f} pCPUs per guest; with"
+        f" {told['load_bears']:.1f} guests the pool is at {told['target']:.0%}"
+    ),
+    "waiting": lambda seen, told: (
+        f"a guest waits {seen['waited_per_run_high']:.1f} s for each second that it runs;"
+        f" {told['patience']:.1f} is the limit"
+        + (f"; others take {seen['others']:.0%} of the pool" if seen["others"] > _MUCH else "")
+    ),
+    "seen": lambda seen, told: (
+        f"it never was that full: {seen['weight_per_cpu_lasting']:.1f} guests per pCPU, and"
+        f" more than {told['stretch']:g} times that is a guess"
+        if seen["weight_per_cpu_lasting"]
+        else "no guest was in its pool for long: a dry run shows no waiting"
+    ),
+    "no-guests": lambda _seen, _told: "no guests",
+    "too-short": lambda seen, told: (
+        f"not enough data: {seen['slots']} of {told['slots_needed']} slots of"
+        f" {told['slot_seconds'] / 60:g} minutes"
+    ),
+    "too-few-guests": lambda seen, told: (
+        f"not enough data: {seen['guests']:.1f} guests on average,"
+        f" {told['guests_needed']:g} are needed"
+    ),
+}
 
 
 def _billed(row: Json) -> tuple[str, str, int]:
