@@ -57,6 +57,7 @@ class CycleResult:
     problems: tuple[str, ...] = ()  # of sysfs
     state_error: str | None = None
     dry_run: bool = False
+    partition: CpuSet | None = None  # effective cpuset of libvirt's machine partition
 
     @property
     def errors(self) -> tuple[tuple[str, EmupoolError], ...]:

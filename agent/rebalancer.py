@@ -168,6 +168,7 @@ class Rebalancer:
             problems=snapshot.problems,
             state_error=self._state_error,
             dry_run=self.settings.dry_run,
+            partition=snapshot.partition,
         )
 
     def release(self, link: Link) -> CycleResult:
