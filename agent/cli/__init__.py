@@ -26,6 +26,7 @@ COMMANDS: Final = (
     exploring.collect,
     exploring.simulate,
     exploring.demo,
+    serving.admit,
 )
 
 
