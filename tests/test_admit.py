@@ -61,14 +61,15 @@ def daemon(path: Path, answer: bytes | None) -> Iterator[list[bytes]]:
 
     def serve() -> None:
         with suppress(OSError), closing(listener.accept()[0]) as caller:
+            if answer is None:
+                while caller.recv(1 << 16):
+                    pass  # until the hook gives up
+                return
             head, _, text = caller.recv(1 << 16).partition(b"\n")
             while len(text) < int(head.split()[-1]):
                 text += caller.recv(1 << 16)
             heard.extend((head, text))
-            if answer is None:
-                caller.recv(1)  # until the hook gives up
-            else:
-                caller.sendall(answer)
+            caller.sendall(answer)
 
     thread = threading.Thread(target=serve)
     thread.start()
@@ -245,9 +246,8 @@ def test_without_an_answer_the_configuration_says_what_that_means(
 @pytest.mark.parametrize(("config", "status"), [(OPEN, 0), (CLOSED, 1)])
 def test_who_does_not_answer_is_not_waited_for(tmp_path: Path, config: str, status: int) -> None:
     configure(tmp_path, config)
-    with daemon(tmp_path / "door", None) as heard:
+    with daemon(tmp_path / "door", None):
         ended = asked(tmp_path, patience="0.05")
-    assert heard[1] == DEFINITION
     assert (ended.status, ended.out) == (status, b"")
     assert f"{tmp_path}/door: no answer within 0.05 s" in ended.errors
 
