@@ -76,8 +76,9 @@ class Site:
         assert not guest.is_active()
         return " ".join(failed.value.stderr.split())
 
-    def seen(self, guest: Guest) -> bool:
-        return any(row["uuid"] == guest.uuid for row in self.service.status()["guests"])
+    def wait_for(self, guests: int) -> None:
+        """Wait until the daemon knows that so many run."""
+        wait(lambda: self.service.status()["cells"][0]["guests"] == guests, f"{guests} to be known")
 
     def fail(self, rule: str) -> None:
         self.service.configure(admission={"fail": rule})
@@ -114,9 +115,10 @@ def test_a_start_beyond_the_ratio_is_refused_and_tells_why(site: Site) -> None:
     assert FULL in told
     assert "raise pool.emulator_overcommit_ratio" in told
     first.destroy()
+    site.wait_for(0)
     second.start()
     wait_on(ZERO, second)
-    site.service.settle()
+    site.wait_for(1)
     first.start()  # it is known, so it starts whatever the ratio says
     wait_on(ZERO, first, second)
     counters = site.service.status()["counters"]
@@ -163,7 +165,11 @@ def test_without_a_daemon_the_rule_decides(site: Site) -> None:
         guest.start()
     site.service.start()
     wait_on(ZERO, *guests)  # beyond the ratio, and reported as a shortage
-    assert {site.service.guest(guest.uuid)["state"] for guest in guests} == {"overcommitted"}
+    for guest in guests:
+        wait(
+            lambda guest=guest: site.service.guest(guest.uuid)["state"] == "overcommitted",  # type: ignore[misc]
+            "the shortage to be told",
+        )
 
 
 def test_a_daemon_that_hangs_is_not_waited_for(site: Site) -> None:

@@ -486,6 +486,18 @@ def test_a_reload_moves_the_door(start: Callable[..., Agent]) -> None:
     assert (told["key"], told["needs_restart"]) == ("admission.socket", False)
 
 
+def test_while_libvirt_is_away_the_hook_has_no_answer(start: Callable[..., Agent]) -> None:
+    agent = start({"admission.enabled": "true"})
+    uuid = agent.fake.define("a", **OURS)
+    assert asked(agent, uuid) == ADMIT
+    agent.fake.reachable = False
+    agent.fake.lose()
+    agent.until(lambda: agent.daemon._link is None)
+    assert asked(agent, uuid) is None
+    agent.fake.reachable = True
+    agent.until(lambda: agent.daemon._link is not None and asked(agent, uuid) == ADMIT)
+
+
 @pytest.mark.parametrize(("old", "new"), [("leave", "release"), ("release", "leave")])
 def test_what_a_stop_does_is_what_the_last_reload_said(
     old: str, new: str, start: Callable[..., Agent]
