@@ -68,11 +68,7 @@ def discover(
 ) -> Candidates:
     """Return the candidates of each cell of the host."""
     settings = question.settings
-    nova = any(guest.domain.nova is not None for guest in question.guests)
-    sources = {cell.id: _source(settings.of(cell.id), nova=nova) for cell in question.host.cells}
-    hands_off = frozenset(
-        cell for cell, source in sources.items() if nova and _collides(settings.of(cell), source)
-    )
+    sources, hands_off = _sources(question)
     claims = _claims(question)
     warnings = list(_free_under_nova(hands_off))
     set_aside: tuple[SetAside, ...] = ()
@@ -97,6 +93,20 @@ def discover(
             cpus -= beside(groups[cell.id].cores, claims.all)
         cells[cell.id] = EMPTY if cell.id in hands_off else cpus
     return Candidates(cells, sources, hands_off, claims, set_aside, tuple(warnings))
+
+
+def untouched(question: Question) -> frozenset[CellId]:
+    """Return the cells in which nothing is pinned, as free pCPUs are another's to hand out."""
+    return _sources(question)[1]
+
+
+def _sources(question: Question) -> tuple[Mapping[CellId, PoolSource], frozenset[CellId]]:
+    """Return what each cell's source comes to, and where nothing may be pinned at all."""
+    settings = question.settings
+    nova = any(guest.domain.nova is not None for guest in question.guests)
+    sources = {cell.id: _source(settings.of(cell.id), nova=nova) for cell in question.host.cells}
+    collides = (c for c, source in sources.items() if nova and _collides(settings.of(c), source))
+    return sources, frozenset(collides)
 
 
 def _claims(question: Question) -> Claims:

@@ -59,6 +59,7 @@ class CycleResult:
     state_error: str | None = None
     mended: Mended = NOTHING_MENDED
     dry_run: bool = False
+    partition: CpuSet | None = None  # effective cpuset of libvirt's machine partition
 
     @property
     def errors(self) -> tuple[tuple[str, EmupoolError], ...]:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from agent import config as configuration
-from agent import footprint, logs, sdnotify
+from agent import footprint, logs, releasing, sdnotify
 from agent.checkpoint import Checkpoint
 from agent.connector import Connector, daemon_runs
 from agent.cycle import PARTIAL, Cause
@@ -95,6 +95,7 @@ class Daemon:
         )
         self._connector = Connector(parts.hypervisor, self._inbox.put, self._may_connect)
         self._nursery = parts.nursery
+        self._door = parts.door
         self._lookout = Lookout(parts.hypervisor.roster, self._inbox.put, parts.nursery)
         self._doubt = Doubt()
         self._opinion = Opinion(parts.hypervisor.cells, self._inbox.put)
@@ -121,7 +122,7 @@ class Daemon:
 
     def status(self) -> bytes:
         """Return the `status` document."""
-        counters = self.metrics.counters() | self._checkpoint.counters()
+        counters = self.metrics.counters() | self._checkpoint.counters() | self._door.counters()
         return json.dumps(status(self._standing, counters, self._recorder.history)).encode()
 
     def page(self, still: bool) -> str:  # noqa: FBT001 - as the server asks
@@ -273,6 +274,7 @@ class Daemon:
     def _tell(self, result: CycleResult) -> None:
         self._standing = replace(self._standing, result=result, at=time.time())
         self._cycled = True
+        self._door.saw(result)
         self._teller.cycle(result, self._config.pool, self._config.billing)
         if result.cause is not Cause.EVENT:
             self._teller.used(result, self._observer.place, iothreads=self._config.pool.iothreads)
@@ -293,7 +295,7 @@ class Daemon:
         self._lookout.stop()
         self._recorder.close()
         if self._link is not None and self._config.pool.on_stop is OnStop.RELEASE:
-            self._release(self._link)
+            releasing.at_stop(self._rebalancer, self._link)
         else:
             self._pinner.drain(PATIENCE_AT_END)
         self._rebalancer.close()
@@ -301,14 +303,6 @@ class Daemon:
             self._link.close()
         self._pinner.stop()
         self._log.info("daemon.stopped")
-
-    def _release(self, link: Link) -> None:
-        try:
-            result = self._rebalancer.release(link)
-        except EmupoolError as error:
-            self._log.error("release.failed", error=str(error))
-        else:
-            self._log.info("release.done", pins=len(result.outcomes), errors=len(result.errors))
 
     # libvirt comes and goes
 
@@ -351,6 +345,7 @@ class Daemon:
     def _stand(self, *, connected: bool) -> None:
         self.metrics.libvirt_up(connected)
         self._standing = replace(self._standing, connected=connected)
+        self._door.stand(connected=connected)
 
     # configuration
 
@@ -384,3 +379,4 @@ class Daemon:
         self._rebalancer.reconfigure(settings(config))
         told = configuration.to_json(config)
         self._standing = replace(self._standing, dry_run=config.reconcile.dry_run, config=told)
+        self._door.reconfigure(config)

@@ -27,7 +27,7 @@ from agent.errors import (
     unforeseen,
 )
 from agent.events import Named
-from agent.policy import resolve, shared_cpus
+from agent.policy import is_exclusive, resolve, shared_cpus
 from agent.sight import Seen, Snapshot
 from agent.snapshot import Guest
 
@@ -312,8 +312,9 @@ class Observer:
         known, self._verdicts = self._verdicts, {}
         for uuid, seen in self._seen.items():
             verdict = known.get(uuid)
-            if verdict is None or _exclusive(seen.original, shared) != verdict.exclusive:
-                verdict = resolve(settings, seen.domain, seen.original.emulator, shared)
+            original = seen.original.emulator
+            if verdict is None or is_exclusive(original, shared) != verdict.exclusive:
+                verdict = resolve(settings, seen.domain, original, shared)
             self._verdicts[uuid] = verdict
 
     def reconsider(self) -> None:
@@ -342,11 +343,6 @@ def _original(link: Link, domain: Domain, place: Place | None) -> tuple[Pins, bo
 def _tells(before: Seen | None, pins: Pins) -> bool:
     """Tell whether the definition that a stopped guest had, a persistent one, has these pins."""
     return before is not None and before.domain.id is None and before.domain.pins == pins
-
-
-def _exclusive(original: Pins, shared: CpuSet) -> bool:
-    pin = original.emulator
-    return pin is not None and pin.only() is not None and pin.isdisjoint(shared)
 
 
 def _start(domain: Domain, place: Place | None) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent import offline
+from agent.doorkeeper import UNGUARDED, Door
 from agent.rebalancer import Settings
 from agent.recorder import Recorder
 
@@ -33,6 +34,7 @@ class Parts:
     loop: Waiter | None = None
     nursery: Nursery | None = None
     mender: Cpusets | None = None
+    door: Door = UNGUARDED
     recorder: Callable[[Checkpoint], Recorder] = Recorder
 
 

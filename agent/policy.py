@@ -116,6 +116,11 @@ def shared_cpus(originals: Iterable[CpuSet | None]) -> CpuSet:
     return CpuSet.from_bits(twice)
 
 
+def is_exclusive(original: CpuSet | None, shared: CpuSet) -> bool:
+    """Tell whether an original is one pCPU that is not in `shared`."""
+    return original is not None and original.only() is not None and original.isdisjoint(shared)
+
+
 def resolve(
     settings: GuestSettings, domain: Domain, original: CpuSet | None, shared: CpuSet
 ) -> Verdict:
@@ -125,7 +130,7 @@ def resolve(
     one defined guest's original contains (`shared_cpus`).
     """
     flaws = list(domain.flaws)
-    exclusive = original is not None and original.only() is not None and original.isdisjoint(shared)
+    exclusive = is_exclusive(original, shared)
     policy, source = _policy(settings, domain, original, flaws, exclusive=exclusive)
     return Verdict(
         policy=policy,

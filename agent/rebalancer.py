@@ -176,6 +176,7 @@ class Rebalancer:
             state_error=self._state_error,
             mended=mended,
             dry_run=self.settings.dry_run,
+            partition=snapshot.partition,
         )
 
     def release(self, link: Link) -> CycleResult:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from agent import logs
+from agent.errors import EmupoolError
+
 if TYPE_CHECKING:
     from agent.cycle import CycleResult
     from agent.pinner import Outcome
+    from agent.port import Link
+    from agent.rebalancer import Rebalancer
 
 _BUSY = "it is busy: release it again when its job has ended"
 
@@ -21,6 +26,17 @@ def lines(result: CycleResult) -> tuple[list[str], list[str]]:
         if step.uuid not in answered:
             failed.setdefault(step.uuid, _BUSY)
     return done, [f"{names.get(uuid, uuid)}: not released: {why}" for uuid, why in failed.items()]
+
+
+def at_stop(rebalancer: Rebalancer, link: Link) -> None:
+    """Give all guests their original pins back as the daemon ends, and log what came of it."""
+    log = logs.get("emupool")
+    try:
+        result = rebalancer.release(link)
+    except EmupoolError as error:
+        log.error("release.failed", error=str(error))  # noqa: TRY400 - its line says all
+    else:
+        log.info("release.done", pins=len(result.outcomes), errors=len(result.errors))
 
 
 def _done(outcome: Outcome, names: dict[str, str]) -> str:

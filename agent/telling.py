@@ -106,7 +106,6 @@ class Teller:
                 old=change.old,
                 new=change.new,
                 needs_restart=change.restart,
-                unused=change.unused,
             )
 
     def refused(self, error: EmupoolError) -> None:

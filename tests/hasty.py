@@ -13,9 +13,10 @@ from typing import Final
 
 from agent import client, config, http, logs, reach
 from agent.checkpoint import Lock
-from agent.daemon import Daemon, Parts
+from agent.daemon import Daemon
 from agent.hypervisor import EventLoop
 from agent.load import Method
+from agent.parts import Parts
 from agent.recorder import Recorder
 from agent.threads import Threads
 

@@ -27,6 +27,7 @@ import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
+from uuid import uuid4
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -44,8 +45,10 @@ CACHE: Final = ROOT / ".cache" / "libvirt"
 
 DAEMONS: Final = frozenset({"libvirtd", "virtqemud"})
 
+# libvirt migrates between hosts of different UUIDs only.
 LIBVIRTD_CONF: Final = """\
 unix_sock_dir = "{home}"
+host_uuid = "{uuid}"
 auth_unix_ro = "none"
 auth_unix_rw = "none"
 """
@@ -223,7 +226,7 @@ class Runner:
         """Keep everything in `home`, a directory that exists."""
         self._home = home
         self._config = home / "libvirtd.conf"
-        self._config.write_text(LIBVIRTD_CONF.format(home=home))
+        self._config.write_text(LIBVIRTD_CONF.format(home=home, uuid=uuid4()))
 
     def start(self) -> str:
         """Start libvirtd, and return the answer; it is not yet reachable then."""

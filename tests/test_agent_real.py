@@ -379,4 +379,4 @@ def test_the_daemon_starts_no_process_and_leaves_only_its_state_and_lock(
     assert [child for child, parent, _ in processes() if parent == pid] == []
     assert service.stop() == 0
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"config.toml", "log", "state.json", "state.json.lock"}
+    assert left == {"config.toml", "log", "state.json", "state.json.lock", "state.json.seen"}

@@ -201,7 +201,7 @@ def test_a_reload_tells_the_key_that_changed_and_whether_it_can_apply_now(key: s
     before = ",".join(before) if isinstance(before, list) else before
     restart = key in NEED_RESTART
     assert changes(old, new) == (
-        Change(key, before, AFTER[key][1], restart, unused=table == "admission"),  # type: ignore[arg-type]
+        Change(key, before, AFTER[key][1], restart),  # type: ignore[arg-type]
     )
     assert effective(old, new) == (old if restart else new)
 

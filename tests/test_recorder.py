@@ -13,9 +13,10 @@ from agent.config import Config
 from agent.config.settings import ReconcileSettings, StateSettings
 from agent.cpuset import CellId
 from agent.cycle import Cause
-from agent.daemon import Daemon, Parts
+from agent.daemon import Daemon
 from agent.load import Method, PoolLoad, Used
 from agent.metrics import Metrics
+from agent.parts import Parts
 from agent.pool import NOTHING
 from agent.recorder import Recorder
 from agent.status import Standing, status

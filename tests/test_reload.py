@@ -7,6 +7,7 @@ core). It is turned by hand: a turn is what `Daemon.run` does with one wake.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field, fields
@@ -19,17 +20,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent import logs
+from agent.admit import ADMIT, NoAnswer, ask
 from agent.config import RESTART, Config, load
 from agent.connector import daemon_runs
 from agent.cycle import Cause
 from agent.daemon import Daemon
+from agent.doorkeeper import Doorkeeper
 from agent.events import LinkUp, Reload
+from agent.guestbook import Guestbook
 from agent.parts import Parts
 from agent.pool import CellSettings
+from agent.reception import Reception
 from tests.badconfig import ONE_KEY
+from tests.desk import listens
 from tests.fake import Fake
 from tests.node import cpus, isolated
 from tests.service import Service, wait
+from tests.test_admit import call
 from tests.test_config_tree import AFTER, BEFORE
 
 if TYPE_CHECKING:
@@ -63,18 +70,23 @@ class Agent:
             "pool.source": '"free"',
             "pool.emulator_overcommit_ratio": "2",
             "pool.shrink_delay": "0",
+            "admission.socket": f'"{folder}/door"',
             **given,
         }
         self.write(self.given)
         config = load(self.file)
         logs.configure(config.log.level, config.log.format, log)
         host, kernel = cast("Sysfs", self.fake), cast("Threads", self.fake)
-        self.daemon = Daemon(config, Parts(self.fake, host, kernel), path=self.file)
+        reception = Reception(config, Guestbook(folder / "seen", "boot"))
+        self.door = Doorkeeper(config, reception, os.getuid())
+        self.door.start()
+        self.daemon = Daemon(config, Parts(self.fake, host, kernel, door=self.door), path=self.file)
         self.last: Wake | None = None
         self.names = (f"later-{number}" for number in count())
         self.daemon._connector.start()
         self.daemon._lookout.start()
-        self.until(lambda: self.daemon._cycled)
+        door = config.admission.socket
+        self.until(lambda: self.daemon._cycled and listens(door) is config.admission.enabled)
 
     def write(self, told: Mapping[str, str]) -> None:
         self.file.write_text("\n".join(f"{key} = {value}" for key, value in told.items()))
@@ -130,6 +142,7 @@ class Agent:
     def end(self) -> None:
         """Do what `Daemon.run` does at the end."""
         self.daemon._end()
+        self.door.stop()
 
 
 @pytest.fixture
@@ -283,6 +296,30 @@ def is_json(agent: Agent) -> bool:
     return agent.log.getvalue()[mark:].startswith("{")
 
 
+def asked(agent: Agent, uuid: str, place: str = "door") -> str | None:
+    """Return what the hook is told of a guest that is about to start; None: nobody is there."""
+    text = agent.fake.guests[uuid].xml()
+    try:
+        return ask(str(agent.file.with_name(place)), "prepare", text.encode(), 30.0)[0]
+    except NoAnswer:
+        return None
+
+
+def is_answered(agent: Agent) -> bool:
+    return asked(agent, agent.fake.define(next(agent.names), **OURS)) is not None
+
+
+def admitted_of_three(agent: Agent) -> int:
+    """Return how many of the same three are let in, none of which ever appears."""
+    three = list(agent.fake.guests) or [agent.fake.define(name, **OURS) for name in "abc"]
+    return [asked(agent, uuid) for uuid in three].count(ADMIT)
+
+
+def hook_without_an_answer(agent: Agent) -> int:
+    options = ("--config", str(agent.file), "--socket", "/nowhere", "--patience", "0")
+    return call("guest", "prepare", "begin", "-", *options).status
+
+
 OF_CELLS: Final = {
     "emulator_overcommit_ratio": Row("1", pool_size, 2, 3),
     "source": Row('"reserved"', pool_and_source, ("0-1", "free"), ("", "reserved")),
@@ -350,6 +387,18 @@ OTHERS: Final = {
     "billing.cpu_overcommit_ratio": Row("4", billed, 3 / 16, 3 / 4),
     "reconcile.interval": Row("5", long_until_the_next_look, before=True, after=False),
     "reconcile.dry_run": Row("true", dry, (1, (False, 0.0)), (0, (True, 1.0)), guests={}),
+    "admission.enabled": Row("true", is_answered, before=False, after=True, guests={}),
+    "admission.fail": Row(
+        '"closed"', hook_without_an_answer, 0, 1, {"admission.enabled": "true"}, guests={}
+    ),
+    "admission.reservation": Row(
+        "3600",
+        admitted_of_three,
+        3,
+        2,
+        {"admission.enabled": "true", "admission.reservation": "0", "pool.max_cpus": "1"},
+        guests={},
+    ),
     "log.level": Row('"debug"', is_debugging, before=False, after=True),
     "log.format": Row('"console"', is_json, before=True, after=False),
 }
@@ -358,9 +407,8 @@ ROWS: Final = {
     **{f"pool.{key}": row for key, row in OF_CELLS.items()},
     **{f"pool.cell.0.{key}": row for key, row in OF_CELLS.items()},
 }
-ELSEWHERE: Final = {"pool.on_stop"}
+ELSEWHERE: Final = {"pool.on_stop", "admission.socket"}
 """Keys with a test of their own."""
-UNUSED: Final = {f"admission.{key}" for key in ("enabled", "socket", "fail", "reservation")}
 
 
 def every_key() -> set[str]:
@@ -380,7 +428,7 @@ def every_key() -> set[str]:
 
 
 def test_every_key_is_here_and_in_one_way_only() -> None:
-    told = [*ROWS, *ELSEWHERE, *RESTART, *UNUSED]
+    told = [*ROWS, *ELSEWHERE, *RESTART]
     assert sorted(told) == sorted(every_key())
 
 
@@ -401,7 +449,7 @@ def test_a_key_takes_effect(key: str, start: Callable[..., Agent]) -> None:
     assert row.shows(agent) == row.after
     for told in changed(agent):
         assert told["key"].startswith(key)
-        assert (told["needs_restart"], told["unused"]) == (False, False)
+        assert told["needs_restart"] is False
     assert changed(agent)
 
 
@@ -411,27 +459,44 @@ def changed(agent: Agent) -> list[dict[str, Any]]:
     return [event for event in map(json.loads, lines) if event["event"] == "config.changed"]
 
 
-@pytest.mark.parametrize("key", sorted(RESTART | UNUSED))
+@pytest.mark.parametrize("key", sorted(RESTART))
 def test_a_key_that_takes_no_effect_says_so_and_the_others_of_the_file_do(
     key: str, start: Callable[..., Agent]
 ) -> None:
     agent = start({k: value for k, value in BEFORE.items() if k.startswith("http.")})
     before = agent.result.plan, json.loads(agent.daemon.status())["config"]
     agent.reload({key: AFTER[key][0], "pool.min_cpus": "2"})
-    told = {e["key"]: (e["new"], e["needs_restart"], e["unused"]) for e in changed(agent)}
-    assert told == {
-        key: (AFTER[key][1], key in RESTART, key in UNUSED),
-        "pool.min_cpus": (2, False, False),
-    }
+    told = {e["key"]: (e["new"], e["needs_restart"]) for e in changed(agent)}
+    assert told == {key: (AFTER[key][1], True), "pool.min_cpus": (2, False)}
     after = json.loads(agent.daemon.status())["config"]
-    table, name = key.split(".")
     before[1]["pool"]["min_cpus"] = 2
-    if key in UNUSED:
-        before[1][table][name] = AFTER[key][1]
     assert after == before[1]
     uuid = agent.start(OURS)
     assert (pool_size(agent), pins(agent)) == (2, ["0-1"])
     assert agent.fake.record(uuid) == cpus("0-1")
+
+
+def test_a_reload_moves_the_door(start: Callable[..., Agent]) -> None:
+    agent = start({"admission.enabled": "true"})
+    uuid = agent.fake.define("a", **OURS)
+    assert asked(agent, uuid) == ADMIT
+    agent.reload({"admission.socket": f'"{agent.file.with_name("other")}"'})
+    agent.until(lambda: asked(agent, uuid, "other") == ADMIT)
+    assert asked(agent, uuid) is None
+    (told,) = changed(agent)
+    assert (told["key"], told["needs_restart"]) == ("admission.socket", False)
+
+
+def test_while_libvirt_is_away_the_hook_has_no_answer(start: Callable[..., Agent]) -> None:
+    agent = start({"admission.enabled": "true"})
+    uuid = agent.fake.define("a", **OURS)
+    assert asked(agent, uuid) == ADMIT
+    agent.fake.reachable = False
+    agent.fake.lose()
+    agent.until(lambda: agent.daemon._link is None)
+    assert asked(agent, uuid) is None
+    agent.fake.reachable = True
+    agent.until(lambda: agent.daemon._link is not None and asked(agent, uuid) == ADMIT)
 
 
 @pytest.mark.parametrize(("old", "new"), [("leave", "release"), ("release", "leave")])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from agent import cli
+from agent.admit import ADMIT, ask
 from agent.config import Config
 from agent.terminal import DEFAULT_CONFIG
 from tests.sandbox import UID, allowed, directives
@@ -48,7 +49,7 @@ EXCEPTIONS: Final = {
     "ProtectProc=": "ProtectProc=invisible",
     "RestrictAddressFamilies=~AF_(INET|INET6)": "AF_INET and AF_INET6 (http)",
     "RestrictAddressFamilies=~AF_NETLINK": "AF_NETLINK (pCPUs)",
-    "RestrictAddressFamilies=~AF_UNIX": "AF_UNIX (libvirt, systemd)",
+    "RestrictAddressFamilies=~AF_UNIX": "AF_UNIX (libvirt, its hook, systemd)",
     "RootDirectory=/RootImage=": "RootDirectory= or RootImage=",
     "SupplementaryGroups=": "libvirt's socket.",
     "SystemCallFilter=~@resources": "Of @resources one call",
@@ -276,7 +277,8 @@ def confined(libvirtd: Libvirtd) -> Iterator[Service]:
     with tempfile.TemporaryDirectory(prefix="emupool-") as name:
         folder = Path(name)
         pool = {"cpus": "0-1", "shrink_delay": 0}
-        service = Service(libvirtd.uri, folder, pool=pool)
+        admission = {"enabled": True, "socket": f"{folder}/door"}
+        service = Service(libvirtd.uri, folder, pool=pool, admission=admission)
         for path in (folder, service.config):
             os.chown(path, UID, UID)
         service.within = confine(name)
@@ -301,6 +303,8 @@ def test_the_daemon_does_its_work_confined_as_the_unit_has_it(
     confined.configure(log={"level": "info"})
     confined.hup()
     wait(lambda: confined.saw("config.changed"), "the reload")
+    definition = guests[0].definition().encode()
+    assert ask(f"{confined.state.parent}/door", "prepare", definition, 30.0) == (ADMIT, b"")
     status = Path(f"/proc/{confined.process.pid}/status").read_text()
     assert re.findall(r"^Uid:\t(\d+)|^CapEff:\t(\w+)|^Seccomp:\t(\d)", status, re.MULTILINE) == [
         (str(UID), "", ""),

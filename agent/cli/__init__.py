@@ -29,6 +29,7 @@ COMMANDS: Final = (
     exploring.simulate,
     exploring.demo,
     wiring.provider_yaml,
+    serving.admit,
 )
 
 

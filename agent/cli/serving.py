@@ -39,6 +39,7 @@ def run(config_path: Path | None, *, dry_run: bool) -> None:
     """
     from agent import client, cpusets, daemon, http, hypervisor, inotify, logs, threads  # noqa: PLC0415
     from agent.checkpoint import Lock  # noqa: PLC0415
+    from agent.doorkeeper import guarding  # noqa: PLC0415
     from agent.parts import Parts  # noqa: PLC0415
 
     with one_line_errors():
@@ -53,7 +54,7 @@ def run(config_path: Path | None, *, dry_run: bool) -> None:
         config = checked(load(config_path))
         logs.configure(config.log.level, config.log.format, sys.stderr)
         logs.catch_uncaught()
-        with Lock(config.state.path):
+        with Lock(config.state.path), guarding(config) as door:
             loop = hypervisor.EventLoop()
             parts = Parts(
                 reach.libvirt(config.libvirt),
@@ -62,6 +63,7 @@ def run(config_path: Path | None, *, dry_run: bool) -> None:
                 loop,
                 inotify.watch(),
                 cpusets.Mender(),
+                door,
             )
             path = config_path or DEFAULT_CONFIG
             service = daemon.Daemon(config, parts, path=path, override=checked)
@@ -119,3 +121,16 @@ def release(config_path: Path | None) -> None:
             click.echo(plain(line))
         if failed:
             fail(failed, NO)
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def admit(arguments: tuple[str, ...]) -> None:
+    """Ask, as libvirt's hook, whether a guest may start.
+
+    ARGUMENTS are NAME OPERATION SUBOPERATION EXTRA, as libvirt gives them, then --config FILE,
+    --socket PATH or --patience SECONDS; the definition is read from standard input.
+    """
+    from agent import admit as hook  # noqa: PLC0415
+
+    sys.exit(hook.main(arguments))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent.config import keys
 from agent.config.export import Leaf, leaves, to_json
-from agent.config.settings import AdmissionSettings, Config, HttpSettings
+from agent.config.settings import Config, HttpSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,9 +19,6 @@ RESTART: Final = frozenset(
     {"libvirt.uri", "state.path", *(f"http.{field.name}" for field in fields(HttpSettings))}
 )
 """Keys that only a restart applies; all others apply at once."""
-
-UNUSED: Final = frozenset(f"admission.{field.name}" for field in fields(AdmissionSettings))
-"""Keys of a part that is not built yet: they are checked, and nothing follows from them."""
 
 _OF_ONE_CELL = re.compile(r"pool\.cell\.[0-9]+\.")
 _ORDER: Final = tuple(field.name for field in fields(Config))
@@ -35,7 +32,6 @@ class Change:
     old: Leaf
     new: Leaf
     restart: bool
-    unused: bool = False
 
 
 def changes(old: Config, new: Config) -> tuple[Change, ...]:
@@ -48,7 +44,7 @@ def changes(old: Config, new: Config) -> tuple[Change, ...]:
     before, after = dict(_flat(old, cells)), dict(_flat(new, cells))
     pairs = {key: (before.get(key), after.get(key)) for key in {**before, **after}}
     return tuple(
-        Change(key, *pairs[key], restart=key in RESTART, unused=key in UNUSED)
+        Change(key, *pairs[key], restart=key in RESTART)
         for key in sorted(pairs, key=lambda key: _ORDER.index(key.split(".")[0]))
         if pairs[key][0] != pairs[key][1] and not _follows(key, pairs)
     )
