@@ -3,12 +3,12 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
-CODE := agent tests $(wildcard benchmarks)
+CODE := agent tests $(wildcard benchmarks lab)
 
 # More arguments for pytest and for the benchmarks: make test ARGS='-k planner -x'
 ARGS ?=
 
-.PHONY: help demo test check format lint types soak bench bench-plan test-fresh clean setup setup-runtime
+.PHONY: help demo test check format lint types soak bench bench-plan test-fresh lab lab-smoke lab-shell clean setup setup-runtime
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 14
@@ -43,8 +43,17 @@ bench-plan: setup ## measure planning: hosts of 16 to 4096 pCPUs, up to 2000 gue
 test-fresh: ## prove the set-up: demo and test in a new Debian 12 (root, mmdebstrap)
 	@tools/test-fresh.sh
 
+lab: setup ## boot virtual NUMA hosts and run every scenario there (root; under an hour)
+	@$(PYTHON) -m lab $(ARGS)
+
+lab-smoke: setup ## the most telling scenarios, on one of them (under 20 minutes)
+	@$(PYTHON) -m lab --smoke $(ARGS)
+
+lab-shell: setup ## a console on one of them
+	@$(PYTHON) -m lab --shell $(ARGS)
+
 clean: ## remove what the targets made
-	rm -rf .venv .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf lab/cache lab/out .venv .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup:
