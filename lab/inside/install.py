@@ -17,13 +17,13 @@ from lab.inside.waiting import check, wait_for
 IN: Final = Path("/lab/in")
 _SECTION: Final = "## Install it on a compute node"
 _COMMANDS: Final = ("python3 ", "/opt/", "ln ", "install ", "systemd-sysusers", "systemctl ")
+_REMOVAL: Final = "## Take it off again"
 _LAST: Final = "systemctl enable --now emupool"
 
 
 def steps(readme: str) -> list[str]:
     """Return README's commands, up to the start of the service; those that only look are left."""
-    section = readme.partition(_SECTION)[2].partition("\n## ")[0]
-    lines = [line.strip() for line in section.splitlines() if line.startswith("    ")]
+    lines = _lines(readme, _SECTION)
     wanted = [line for line in lines if line.startswith(_COMMANDS)]
     check(_LAST in wanted, f"README does not say '{_LAST}' any more: {wanted}")
     return wanted[: wanted.index(_LAST)]
@@ -41,6 +41,12 @@ def install() -> str:
     return "README"
 
 
+def remove() -> None:
+    """Remove it by README's lines."""
+    for step in _lines((IN / "README.md").read_text(), _REMOVAL):
+        _shell(step, "wheels")
+
+
 def pip(folder: str) -> None:
     """Put in the version whose wheel lies in `folder`, over the one that is there."""
     _shell("/opt/emupool/bin/pip install --force-reinstall --no-deps emupool", folder)
@@ -50,6 +56,14 @@ def start() -> None:
     """Start it as README says, for now and each boot."""
     host.run(*_LAST.split())
     wait_for(agent.ready, "the agent to be ready after its installation")
+
+
+def _lines(readme: str, section: str) -> list[str]:
+    """Return the commands of a section of README."""
+    text = readme.partition(f"{section}\n")[2].partition("\n## ")[0].replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    check(lines, f"README has no commands in '{section}' any more")
+    return lines
 
 
 def _shell(command: str, folder: str) -> None:

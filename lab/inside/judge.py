@@ -47,9 +47,8 @@ def complaints(node: Node, present: Sequence[Guest], rules: Rules) -> list[str]:
         return [f"a guest is gone: {error}"]
     found: list[str] = []
     for cell, online in host.cells().items():
-        mine = [guest for guest in present if guest.managed and guest.cell == cell]
-        free = candidates(online, present, rules)
-        found += _pool(cell, {guest: seen[guest] for guest in mine}, free, rules)
+        mine = {g: seen[g] for g in present if g.managed and g.cell == cell}
+        found += _pool(cell, mine, candidates(online, present, rules), claimed(present), rules)
     for guest, threads in seen.items():
         found += _others(guest, threads)
         found += _record(node, guest, threads)
@@ -58,10 +57,15 @@ def complaints(node: Node, present: Sequence[Guest], rules: Rules) -> list[str]:
 
 def candidates(online: Cpus, present: Sequence[Guest], rules: Rules) -> Cpus:
     """Return the pCPUs of a cell that its pool may use."""
-    free = online - {cpu for guest in present for cpu in guest.claims}
+    free = online - claimed(present)
     if rules.partition is not None:
         free &= rules.partition
     return free & rules.cpus if rules.cpus is not None else free - host.isolated()
+
+
+def claimed(present: Sequence[Guest]) -> Cpus:
+    """Return the pCPUs of all vCPUs."""
+    return frozenset(cpu for guest in present for cpu in guest.claims)
 
 
 def need(number: int, rules: Rules) -> int:
@@ -78,7 +82,7 @@ def count_pins(present: Sequence[Guest]) -> int:
 
 
 def _pool(
-    cell: int, seen: Mapping[Guest, Sequence[Thread]], free: Cpus, rules: Rules
+    cell: int, seen: Mapping[Guest, Sequence[Thread]], free: Cpus, claims: Cpus, rules: Rules
 ) -> Iterator[str]:
     targets: dict[Guest, Cpus] = {}
     for guest, threads in seen.items():
@@ -98,17 +102,12 @@ def _pool(
         yield f"cell {cell}: {sorted(pool - free)} may not be in the pool {sorted(pool)}"
     if len(pool) != size:
         yield f"cell {cell}: the pool {sorted(pool)} has not {size} pCPUs for {len(seen)} guests"
-    yield from _beside(cell, pool, free, size)
+    yield from _beside(cell, pool, free, claims, size)
     yield from _shares(cell, targets, pool, rules)
 
 
-def _beside(cell: int, pool: Cpus, free: Cpus, size: int) -> Iterator[str]:
-    """Complain of a pool on cores of claims although there are enough others.
-
-    Whatever is no candidate but on line counts as claimed here, so it only holds where nothing
-    else takes candidates away; the scenarios see to that.
-    """
-    clean = frozenset(cpu for cpu in free if host.core(cpu) <= free)
+def _beside(cell: int, pool: Cpus, free: Cpus, claims: Cpus, size: int) -> Iterator[str]:
+    clean = frozenset(cpu for cpu in free if not host.core(cpu) & claims)
     if len(pool - clean) > max(0, size - len(clean)):
         yield f"cell {cell}: the pool {sorted(pool)} is beside claims, {sorted(clean)} are not"
 

@@ -43,7 +43,7 @@ class Lab:
 
     def guest(self, number: int, cell: int | None = None) -> Guest:
         """Return the guest of a number: the same in each run."""
-        dice = random.Random(number)  # noqa: S311 - not for secrets
+        dice = random.Random(number)
         home = sorted(self.cells)[number % len(self.cells)] if cell is None else cell
         cpus = sorted(self.cells[home])
         mine = dice.sample(self.tenants(home), dice.choice((1, 1, 2)))

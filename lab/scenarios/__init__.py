@@ -36,12 +36,39 @@ class Scenario:
         return figures
 
 
+_NODES: Final = ("nodes",)
+
 SCENARIOS: Final = (
     Scenario("unit", "starts", smoke=True),
     Scenario("unit", "confined", smoke=True),
     Scenario("unit", "reloads", smoke=True),
     Scenario("unit", "keeps_pins", smoke=True),
     Scenario("unit", "hangs", smoke=True),
+    Scenario("pools", "ratios", smoke=True, machines=_NODES),
+    Scenario("pools", "comings_and_goings", smoke=True),
+    Scenario("pools", "vhost", smoke=True),
+    Scenario("pools", "drift", smoke=True),
+    Scenario("pools", "isolated", machines=("odd",)),
+    Scenario("cpus", "of_a_pool", smoke=True),
+    Scenario("cpus", "claimed"),
+    Scenario("cpus", "core", machines=_NODES),
+    Scenario("cpus", "all_candidates", smoke=True),
+    Scenario("faults", "libvirtd_restarts", smoke=True),
+    Scenario("faults", "libvirtd_hangs"),
+    Scenario("faults", "guests_die"),
+    Scenario("faults", "killed_in_a_storm", smoke=True, machines=_NODES),
+    Scenario("lifecycle", "save_and_restore", smoke=True),
+    Scenario("lifecycle", "managed_save"),
+    Scenario("lifecycle", "reboots"),
+    Scenario("lifecycle", "burst"),
+    Scenario("resources", "full_state_directory"),
+    Scenario("resources", "clock_steps"),
+    Scenario("resources", "starved"),
+    Scenario("cgroups", "daemon_reload"),
+    Scenario("cgroups", "allowed_cpus", smoke=True),
+    Scenario("leaving", "upgrade"),
+    Scenario("leaving", "release"),
+    Scenario("leaving", "removal", smoke=True),
 )
 
 
