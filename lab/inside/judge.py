@@ -18,7 +18,7 @@ from lab.inside import agent, guests, host
 from lab.inside.guests import Guest, masks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from lab.inside.guests import Node, Thread
     from lab.inside.host import Cpus
@@ -48,7 +48,8 @@ def complaints(node: Node, present: Sequence[Guest], rules: Rules) -> list[str]:
     found: list[str] = []
     for cell, online in host.cells().items():
         mine = {g: seen[g] for g in present if g.managed and g.cell == cell}
-        found += _pool(cell, mine, candidates(online, present, rules), claimed(present), rules)
+        free = candidates(online, present, rules)
+        found += of_cell(cell, mine, free, claimed(present), rules)
     for guest, threads in seen.items():
         found += _others(guest, threads)
         found += _record(node, guest, threads)
@@ -78,12 +79,15 @@ def count_pins(present: Sequence[Guest]) -> int:
     return sum(len(guests.threads(guest)) for guest in present)
 
 
-# parts
-
-
-def _pool(
-    cell: int, seen: Mapping[Guest, Sequence[Thread]], free: Cpus, claims: Cpus, rules: Rules
+def of_cell(
+    cell: int,
+    seen: Mapping[Guest, Sequence[Thread]],
+    free: Cpus,
+    claims: Cpus,
+    rules: Rules,
+    core: Callable[[int], Cpus] = host.core,
 ) -> Iterator[str]:
+    """Complain of the guests at home in a cell, whose pool may be of `free`."""
     targets: dict[Guest, Cpus] = {}
     for guest, threads in seen.items():
         found = masks(threads, "emulator")
@@ -102,14 +106,13 @@ def _pool(
         yield f"cell {cell}: {sorted(pool - free)} may not be in the pool {sorted(pool)}"
     if len(pool) != size:
         yield f"cell {cell}: the pool {sorted(pool)} has not {size} pCPUs for {len(seen)} guests"
-    yield from _beside(cell, pool, free, claims, size)
+    clean = frozenset(cpu for cpu in free if not core(cpu) & claims)
+    if len(pool - clean) > max(0, size - len(clean)):
+        yield f"cell {cell}: the pool {sorted(pool)} is beside claims, {sorted(clean)} are not"
     yield from _shares(cell, targets, pool, rules)
 
 
-def _beside(cell: int, pool: Cpus, free: Cpus, claims: Cpus, size: int) -> Iterator[str]:
-    clean = frozenset(cpu for cpu in free if not host.core(cpu) & claims)
-    if len(pool - clean) > max(0, size - len(clean)):
-        yield f"cell {cell}: the pool {sorted(pool)} is beside claims, {sorted(clean)} are not"
+# parts
 
 
 def _shares(cell: int, targets: Mapping[Guest, Cpus], pool: Cpus, rules: Rules) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-SECONDS: Final = 120.0
+SECONDS: Final = 180.0
 """For how long a state is waited for; a busy machine outside may double every time again."""
 _PACE: Final = 0.25
 

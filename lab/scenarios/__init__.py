@@ -47,7 +47,7 @@ SCENARIOS: Final = (
     Scenario("pools", "ratios", smoke=True, machines=_NODES),
     Scenario("pools", "comings_and_goings", smoke=True),
     Scenario("pools", "vhost", smoke=True),
-    Scenario("pools", "drift", smoke=True),
+    Scenario("pools", "drift", smoke=True, machines=_NODES),
     Scenario("pools", "isolated", machines=("odd",)),
     Scenario("cpus", "of_a_pool", smoke=True),
     Scenario("cpus", "claimed"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +71,6 @@ def isolated(lab: Lab) -> Figures:
     for cell in lab.cells:
         check(not lab.pool(cell) & host.isolated(), f"cell {cell}: {lab.pool(cell)} is isolated")
     lab.use("2", cpus=host.show(host.isolated()))
-    lab.rules = replace(lab.rules, single=True)
     lab.settle("guests to have one isolated pCPU each")
     return {"/".join(host.show(lab.pool(cell)) for cell in lab.cells): "isolated"}
 

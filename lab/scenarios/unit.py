@@ -169,6 +169,7 @@ def hangs(lab: Lab) -> Figures:
     check(int(agent.show("NRestarts")["NRestarts"]) == restarts + 1, "it was restarted twice")
     lab.settle(f"{guest.name}, which came meanwhile, to be pinned")
     drop_in.unlink()
+    drop_in.parent.rmdir()
     agent.systemctl("daemon-reload")
     agent.restart()
     return {"back": f"{took:.0f}s"}
