@@ -35,8 +35,9 @@ class Lab:
 
     def use(self, ratio: str, text: str = "", **pool: object) -> None:
         """Have the agent run with this ratio, and judge by it."""
-        cpus = pool.get("cpus")
-        self.rules = Rules(Fraction(ratio), host.parse(cpus) if isinstance(cpus, str) else None)
+        cpus = host.parse(str(pool["cpus"])) if "cpus" in pool else None
+        single = cpus is not None and bool(cpus & host.isolated())
+        self.rules = Rules(Fraction(ratio), cpus, single=single)
         agent.use(ratio, text, **pool)
 
     # guests
