@@ -48,17 +48,16 @@ def complaints(node: Node, present: Sequence[Guest], rules: Rules) -> list[str]:
     found: list[str] = []
     for cell, online in host.cells().items():
         mine = {g: seen[g] for g in present if g.managed and g.cell == cell}
-        free = candidates(online, present, rules)
-        found += of_cell(cell, mine, free, claimed(present), rules)
+        found += of_cell(cell, online, mine, claimed(present), rules)
     for guest, threads in seen.items():
         found += _others(guest, threads)
         found += _record(node, guest, threads)
     return found or list(_word(present, rules))
 
 
-def candidates(online: Cpus, present: Sequence[Guest], rules: Rules) -> Cpus:
+def candidates(online: Cpus, claims: Cpus, rules: Rules) -> Cpus:
     """Return the pCPUs of a cell that its pool may use."""
-    free = online - claimed(present)
+    free = online - claims
     if rules.partition is not None:
         free &= rules.partition
     return free & rules.cpus if rules.cpus is not None else free - host.isolated()
@@ -81,13 +80,13 @@ def count_pins(present: Sequence[Guest]) -> int:
 
 def of_cell(
     cell: int,
+    online: Cpus,
     seen: Mapping[Guest, Sequence[Thread]],
-    free: Cpus,
     claims: Cpus,
     rules: Rules,
     core: Callable[[int], Cpus] = host.core,
 ) -> Iterator[str]:
-    """Complain of the guests at home in a cell, whose pool may be of `free`."""
+    """Complain of the guests at home in a cell, whose pCPUs `online` are."""
     targets: dict[Guest, Cpus] = {}
     for guest, threads in seen.items():
         found = masks(threads, "emulator")
@@ -95,10 +94,11 @@ def of_cell(
             yield f"{guest.name}: its emulator threads are apart: {threads}"
             continue
         (targets[guest],) = found
-        follower = targets[guest] if guest.follows else guest.iothread
-        if follower is not None and masks(threads, "iothread1") != {follower}:
+        follower = targets[guest] if guest.follows else _left(guest.iothread, online)
+        if follower and masks(threads, "iothread1") != {follower}:
             yield f"{guest.name}: its iothread is not on {sorted(follower)}: {threads}"
     pool = frozenset().union(*targets.values())
+    free = candidates(online, claims, rules)
     size = min(need(len(seen), rules), len(free))
     if not free:
         return  # a scenario of its own says what is right then
@@ -129,6 +129,11 @@ def _shares(cell: int, targets: Mapping[Guest, Cpus], pool: Cpus, rules: Rules) 
         yield f"cell {cell}: unevenly shared: {loads}"
 
 
+def _left(pin: Cpus | None, online: Cpus) -> Cpus:
+    """Return what the kernel makes of a pin while pCPUs of it are off line; empty: anything."""
+    return (pin or frozenset()) & online
+
+
 def _others(guest: Guest, threads: Sequence[Thread]) -> Iterator[str]:
     """Complain of vCPUs that were moved, and of guests that are not to be touched."""
     online = host.online()
@@ -138,7 +143,8 @@ def _others(guest: Guest, threads: Sequence[Thread]) -> Iterator[str]:
     if not guest.managed and guest.original <= online:
         if masks(threads, "emulator") != {guest.original}:
             yield f"{guest.name}: not ours, but not on {sorted(guest.original)}: {threads}"
-        if guest.iothread is not None and masks(threads, "iothread1") != {guest.iothread}:
+        iothread = _left(guest.iothread, online)
+        if iothread and masks(threads, "iothread1") != {iothread}:
             yield f"{guest.name}: not ours, but its iothread was moved: {threads}"
     known = {"emulator", "iothread1", *(f"vcpu{n}" for n in range(len(guest.claims)))}
     for thread in threads:
