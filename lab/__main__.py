@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from lab import run
-from lab.image import LabError
+from lab.image import LAB, LabError
 from lab.machine import MACHINES, Machine
 from lab.scenarios import SCENARIOS
 
@@ -20,6 +20,7 @@ def main() -> int:
     parser.add_argument("--smoke", action="store_true", help="the most telling, on one machine")
     parser.add_argument("--list", action="store_true", help="list machines and scenarios")
     parser.add_argument("--shell", action="store_true", help="boot with the console in here")
+    parser.add_argument("--out", type=Path, default=LAB / "out", help="where results are kept")
     parser.add_argument("--deb", type=Path, help="install this package instead of the wheel")
     options = parser.parse_args()
     try:
@@ -27,7 +28,7 @@ def main() -> int:
             return _list()
         chosen = [m for m in MACHINES if options.machine in (None, m.name)]
         if options.shell:
-            run.shell(chosen[0], options.deb)
+            run.shell(chosen[0], options.out / chosen[0].name, options.deb)
             return 0
         if options.smoke and options.machine is None:
             chosen = chosen[:1]
@@ -44,11 +45,12 @@ def _carry_out(chosen: list[Machine], options: argparse.Namespace) -> int:
         asked = [name for name in here if _is_asked(name, options.scenarios)]
         if not asked:
             continue
-        outcome = run.carry_out(machine, asked, full=not options.smoke, package=options.deb)
+        out = options.out / machine.name
+        outcome = run.carry_out(machine, asked, out, full=not options.smoke, package=options.deb)
         passed += len(outcome.passed)
         failed += len(outcome.failed) + bool(outcome.silent)
         if outcome.failed or outcome.silent:
-            print(f"lab: {machine.name}: see {run.OUT / machine.name}")
+            print(f"lab: {machine.name}: see {out}")
     if not passed + failed:
         raise LabError("no such scenario: see make lab ARGS=--list")
     print(f"{passed} passed, {failed} failed")

@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lab import machine as machines
-from lab.image import LAB, ROOT, LabError, image, product, wheels
+from lab.image import ROOT, LabError, image, product, wheels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from lab.machine import Machine
 
-OUT: Final = LAB / "out"
 BOOT_SECONDS: Final = 600
 SCENARIO_SECONDS: Final = 600
 """Each takes a fifth of that on two cores that do nothing else."""
@@ -46,10 +45,14 @@ class Outcome:
 
 
 def carry_out(
-    machine: Machine, scenarios: Sequence[str], *, full: bool, package: Path | None = None
+    machine: Machine,
+    scenarios: Sequence[str],
+    out: Path,
+    *,
+    full: bool,
+    package: Path | None = None,
 ) -> Outcome:
     """Boot a machine, run scenarios on it, and print a line for each."""
-    out = OUT / machine.name
     shutil.rmtree(out, ignore_errors=True)
     outcome = Outcome()
     with tempfile.TemporaryDirectory() as place:
@@ -68,9 +71,8 @@ def carry_out(
     return outcome
 
 
-def shell(machine: Machine, package: Path | None = None) -> None:
+def shell(machine: Machine, out: Path, package: Path | None = None) -> None:
     """Boot a machine with its console on this terminal."""
-    out = OUT / machine.name
     shutil.rmtree(out, ignore_errors=True)
     print("lab: `lab` installs emupool, `lab NAME` runs scenarios besides, `poweroff` ends.")
     with tempfile.TemporaryDirectory() as place:
