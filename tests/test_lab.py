@@ -72,7 +72,7 @@ def test_the_judge_sees_what_is_wrong(
     word: str | None,
 ) -> None:
     here = {guest(1, 0): first, guest(2, 1): second}
-    claims, rules = judge.claimed(list(here)), Rules(cpus=CELL)
-    said = list(judge.of_cell(0, CELL, here, claims, rules, core=lambda cpu: frozenset({cpu})))
+    rules = Rules(cpus=CELL)
+    said = list(judge.of_cell(0, CELL, here, list(here), rules, core=lambda cpu: frozenset({cpu})))
     assert bool(said) == (word is not None)
     assert word is None or any(word in line for line in said)

@@ -48,16 +48,19 @@ def complaints(node: Node, present: Sequence[Guest], rules: Rules) -> list[str]:
     found: list[str] = []
     for cell, online in host.cells().items():
         mine = {g: seen[g] for g in present if g.managed and g.cell == cell}
-        found += of_cell(cell, online, mine, claimed(present), rules)
+        found += of_cell(cell, online, mine, present, rules)
     for guest, threads in seen.items():
         found += _others(guest, threads)
         found += _record(node, guest, threads)
     return found or list(_word(present, rules))
 
 
-def candidates(online: Cpus, claims: Cpus, rules: Rules) -> Cpus:
-    """Return the pCPUs of a cell that its pool may use."""
-    free = online - claims
+def candidates(online: Cpus, present: Sequence[Guest], rules: Rules) -> Cpus:
+    """Return the pCPUs of a cell that its pool may use: neither claimed, nor others' alone."""
+    others = [guest for guest in present if not guest.managed]
+    pins = [pin for guest in others for pin in (guest.original, guest.iothread) if pin is not None]
+    alone = frozenset().union(*(pin for pin in pins if len(pin) == 1))
+    free = online - claimed(present) - alone
     if rules.partition is not None:
         free &= rules.partition
     return free & rules.cpus if rules.cpus is not None else free - host.isolated()
@@ -82,7 +85,7 @@ def of_cell(
     cell: int,
     online: Cpus,
     seen: Mapping[Guest, Sequence[Thread]],
-    claims: Cpus,
+    present: Sequence[Guest],
     rules: Rules,
     core: Callable[[int], Cpus] = host.core,
 ) -> Iterator[str]:
@@ -98,7 +101,7 @@ def of_cell(
         if follower and masks(threads, "iothread1") != {follower}:
             yield f"{guest.name}: its iothread is not on {sorted(follower)}: {threads}"
     pool = frozenset().union(*targets.values())
-    free = candidates(online, claims, rules)
+    free, claims = candidates(online, present, rules), claimed(present)
     size = min(need(len(seen), rules), len(free))
     if not free:
         return  # a scenario of its own says what is right then
