@@ -23,4 +23,4 @@ printf '%s\n' vhost_net tun >"$root/etc/modules-load.d/lab.conf"
 chroot "$root" systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer \
     dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer logrotate.timer \
     libvirt-guests.service systemd-random-seed.service systemd-pstore.service getty@tty1.service
-chroot "$root" systemctl --quiet enable lab.service serial-getty@ttyS0.service
+chroot "$root" systemctl --quiet enable lab.service lab-cpus.service serial-getty@ttyS0.service

@@ -40,6 +40,7 @@ class Outcome:
 
     passed: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    booted: bool = False
     silent: str = ""
     """Why it was given up, or ended early."""
 
@@ -53,6 +54,27 @@ def carry_out(
     package: Path | None = None,
 ) -> Outcome:
     """Boot a machine, run scenarios on it, and print a line for each."""
+    outcome = _attempt(machine, scenarios, out, full=full, package=package)
+    if not outcome.booted:  # that is QEMU's or its kernel's fault, so once more
+        outcome = _attempt(machine, scenarios, out, full=full, package=package)
+    return outcome
+
+
+def shell(machine: Machine, out: Path, package: Path | None = None) -> None:
+    """Boot a machine with its console on this terminal."""
+    shutil.rmtree(out, ignore_errors=True)
+    print("lab: `lab` installs emupool, `lab NAME` runs scenarios besides, `poweroff` ends.")
+    with tempfile.TemporaryDirectory() as place:
+        command = _prepared(machine, Path(place), out, (), package=package, to_terminal=True)
+        subprocess.run(command, check=False)
+
+
+# parts
+
+
+def _attempt(
+    machine: Machine, scenarios: Sequence[str], out: Path, *, full: bool, package: Path | None
+) -> Outcome:
     shutil.rmtree(out, ignore_errors=True)
     outcome = Outcome()
     with tempfile.TemporaryDirectory() as place:
@@ -69,18 +91,6 @@ def carry_out(
         print(f"lab: {machine.name}: {outcome.silent}\n{_tail(out / 'console')}", flush=True)
     _unpack(out)
     return outcome
-
-
-def shell(machine: Machine, out: Path, package: Path | None = None) -> None:
-    """Boot a machine with its console on this terminal."""
-    shutil.rmtree(out, ignore_errors=True)
-    print("lab: `lab` installs emupool, `lab NAME` runs scenarios besides, `poweroff` ends.")
-    with tempfile.TemporaryDirectory() as place:
-        command = _prepared(machine, Path(place), out, (), package=package, to_terminal=True)
-        subprocess.run(command, check=False)
-
-
-# parts
 
 
 def _prepared(
@@ -138,6 +148,7 @@ def _follow(machine: Machine, process: subprocess.Popen[bytes], outcome: Outcome
         match told:
             case {"event": "booted"}:
                 after = round(time.monotonic() - began)
+                outcome.booted = True
                 print(f"lab: {machine.name}: booted {told['kernel']} in {after} s", flush=True)
             case {"event": "ended"}:
                 _print(told)
