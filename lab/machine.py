@@ -81,6 +81,7 @@ def command(
     report = ("-serial", f"file:{out}/console", "-serial", "stdio", "-monitor", "none")
     append = f"{_KERNEL} {machine.append} {'lab.shell' if shell else 'lab.run quiet'}"
     return [
+        *("setpriv", "--pdeathsig", "KILL"),  # none outlives a run that is killed
         *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot"),
         *("-machine", "pc,usb=off", "-accel", "tcg,thread=multi,tb-size=1024", "-cpu", _MODEL),
         *("-smp", machine.smp, "-m", str(sum(memory for _, memory in machine.cells))),
