@@ -3,12 +3,12 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
-CODE := agent tests tools $(wildcard benchmarks)
+CODE := agent tests tools $(wildcard benchmarks lab)
 
 # More arguments for pytest and for the benchmarks: make test ARGS='-k planner -x'
 ARGS ?=
 
-.PHONY: help demo test test-page check format lint types soak bench bench-large test-fresh deb test-deb clean setup setup-page setup-runtime
+.PHONY: help demo test test-page check format lint types soak bench bench-large test-fresh deb test-deb lab lab-smoke lab-shell clean setup setup-page setup-runtime
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 14
@@ -52,8 +52,17 @@ deb: ## build the Debian package, dist/emupool_VERSION_ARCH.deb (root, mmdebstra
 test-deb: ## prove it in a new Debian 12: installed, upgraded, removed, purged
 	@tools/test-deb.sh
 
+lab: setup ## boot virtual NUMA hosts and run every scenario there (root; under an hour)
+	@$(PYTHON) -m lab $(ARGS)
+
+lab-smoke: setup ## the most telling scenarios, on one of them (under 20 minutes)
+	@$(PYTHON) -m lab --smoke $(ARGS)
+
+lab-shell: setup ## a console on one of them
+	@$(PYTHON) -m lab --shell $(ARGS)
+
 clean: ## remove what the targets made
-	rm -rf .venv .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf lab/cache lab/out .venv .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup:

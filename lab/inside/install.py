@@ -1,0 +1,88 @@
+"""Installing emupool in the lab: by the very lines that docs/install.md gives, or a package.
+
+Nothing can be fetched in here, so pip is given wheels, and the project's own among them. If a .deb
+came along, that is installed instead.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from lab.inside import agent, host
+from lab.inside.waiting import check, wait_for
+
+IN: Final = Path("/lab/in")
+GUIDE: Final = "docs/install.md"
+_SECTION: Final = "## A virtual environment"
+_COMMANDS: Final = ("python3 ", "/opt/", "ln ", "install ", "systemd-sysusers", "systemctl ")
+_REMOVAL: Final = "## Take a virtual environment off again"
+_LAST: Final = "systemctl enable --now emupool"
+
+
+def steps(guide: str) -> list[str]:
+    """Return the guide's commands up to the start of the service, but for those that only look."""
+    lines = _lines(guide, _SECTION)
+    wanted = [line for line in lines if line.startswith(_COMMANDS)]
+    check(_LAST in wanted, f"the guide does not say '{_LAST}' any more: {wanted}")
+    return wanted[: wanted.index(_LAST)]
+
+
+def install() -> str:
+    """Install it, and return by what; it is not started yet."""
+    packages = sorted(map(str, IN.glob("packages/*.deb")))
+    if packages:
+        host.run("dpkg", "--install", *packages, timeout=1200)
+        host.run("systemctl", "stop", agent.UNIT)
+        return "package"
+    for step in steps((IN / GUIDE).read_text()):
+        _shell(step.replace("pip install .", "pip install emupool"), "wheels")
+    return "guide"
+
+
+def remove() -> None:
+    """Remove it by the guide's lines."""
+    for step in _lines((IN / GUIDE).read_text(), _REMOVAL):
+        _shell(step, "wheels")
+
+
+def pip(folder: str) -> None:
+    """Put in the version whose wheel lies in `folder`, over the one that is there."""
+    _shell("/opt/emupool/bin/pip install --force-reinstall --no-deps emupool", folder)
+
+
+def start() -> None:
+    """Start it as the guide says, for now and each boot."""
+    host.run(*_LAST.split())
+    wait_for(agent.ready, "the agent to be ready after its installation")
+
+
+def _lines(guide: str, section: str) -> list[str]:
+    """Return the commands of a section of the guide."""
+    text = guide.partition(f"{section}\n")[2].partition("\n## ")[0].replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    check(lines, f"the guide has no commands in '{section}' any more")
+    return lines
+
+
+def _shell(command: str, folder: str) -> None:
+    environment = {
+        **os.environ,
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(IN / folder),
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_ROOT_USER_ACTION": "ignore",
+        "PIP_NO_COMPILE": "1",  # Python compiles what it imports, the rest would take minutes
+    }
+    done = subprocess.run(
+        ("bash", "-ec", command),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=IN,
+        env=environment,
+        timeout=1200,
+    )
+    check(not done.returncode, f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}")

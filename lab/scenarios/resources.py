@@ -1,0 +1,106 @@
+"""What is short or odd on the host: no room for the state file, the clock, the CPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lab.inside import agent, host
+from lab.inside.waiting import check, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lab.inside.lab import Figures, Lab
+
+_HOUR = 3600.0
+_STATE = agent.STATE.parent
+
+
+def full_state_directory(lab: Lab) -> Figures:
+    """No room for the state file: it is told, guests are pinned all the same, and it ends."""
+    lab.use("2")
+    agent.stop()
+    host.run("mount", "-t", "tmpfs", "-o", "size=64k,mode=0755", "full", str(_STATE))
+    try:
+        agent.start()
+        lab.populate(6)
+        lab.settle()
+        cursor = agent.now()
+        fill = _STATE / "fill"
+        with suppress(OSError), fill.open("wb", buffering=0) as stream:
+            while True:
+                stream.write(bytes(4096))
+        lab.start(lab.guest(6))
+        lab.settle("a guest to be pinned although nothing can be written")
+        wait_for(lambda: _faults("fault.began", cursor), "the full directory to be told of")
+        fill.unlink()
+        lab.start(lab.guest(7))
+        lab.settle()
+        wait_for(lambda: _faults("fault.ended", cursor), "the fault's end to be told of")
+    finally:
+        agent.stop()
+        host.run("umount", str(_STATE))
+        agent.start()
+    lab.settle("all to be right with the state directory of before")
+    return {}
+
+
+def _faults(event: str, cursor: str) -> list[str]:
+    return [str(found) for found in agent.events(event, cursor) if "state" in str(found)]
+
+
+def clock_steps(lab: Lab) -> Figures:
+    """The clock is stepped by an hour, forth and back: nothing waits for it, nothing is ended."""
+    lab.use("2")
+    lab.populate(4)
+    lab.settle()
+    main = agent.pid()
+    for number, step in enumerate((_HOUR, -_HOUR)):
+        time.clock_settime(time.CLOCK_REALTIME, time.time() + step)
+        lab.start(lab.guest(4 + number))
+        lab.settle("a guest to be pinned after a step of the clock")
+        agent.reconciled()
+    check(agent.pid() == main, "it was started anew")
+    return {}
+
+
+@contextmanager
+def _starved(cpu: int) -> Iterator[None]:
+    """Leave the agent one pCPU, and what four processes that come first leave of it."""
+    main = agent.pid()
+    loads = [
+        subprocess.Popen(("nice", "-n", "-10", "taskset", "-c", str(cpu), "sha1sum", "/dev/zero"))
+        for _ in range(4)
+    ]
+    try:
+        _confine(main, {cpu})
+        yield
+    finally:
+        for load in loads:
+            load.kill()
+            load.wait()
+        _confine(main, host.online())
+
+
+def _confine(process: int, cpus: set[int] | host.Cpus) -> None:
+    for task in Path(f"/proc/{process}/task").iterdir():
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(int(task.name), cpus)
+
+
+def starved(lab: Lab) -> Figures:
+    """Load starves the agent: it is late, but right, and the watchdog lets it live."""
+    lab.use("2")
+    lab.populate(6)
+    lab.settle()
+    main = agent.pid()
+    with _starved(max(host.online())):
+        lab.start(lab.guest(6))
+        took = lab.settle("a guest to be pinned by an agent that starves", 400)
+    check(agent.pid() == main, "it was started anew")
+    return {"pinned": f"{took:.0f}s"}
