@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -208,6 +209,13 @@ class Service:
             SOON,
             "two reconcile cycles",
         )
+
+
+def free_port() -> int:
+    """Return a port that nobody listens at now."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 def wait(met: Callable[[], object], what: str) -> None:

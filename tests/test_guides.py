@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import tomllib
 from contextlib import ExitStack
 from dataclasses import replace
@@ -32,7 +31,7 @@ from tests.guides import (
     text_of,
 )
 from tests.providerconfig import fault, inventory
-from tests.service import Service, wait_on
+from tests.service import Service, free_port, wait_on
 from tests.worlds import World
 
 if TYPE_CHECKING:
@@ -345,12 +344,6 @@ def test_vms_of_ovirt_are_found_by_name(desk: Callable[[str, str], Desk], tmp_pa
 
 
 # the commands, on a real libvirtd
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 class Operator:
