@@ -33,6 +33,10 @@ ZERO, BOTH = frozenset({0}), frozenset({0, 1})
 FIRST_SCRAPE: Final = SOON + 10.0
 """Seconds: Prometheus takes five to ten before it looks at its targets."""
 
+RARELY: Final = {"interval": 600}
+"""Else a reconcile may pin a guest before its start is announced, which is no reaction."""
+OFTEN: Final = {"interval": 0.5}
+
 
 class Scene(NamedTuple):
     """Two daemons that are watched, and the three guests that are always there."""
@@ -68,10 +72,15 @@ def scene(_session_libvirtd: Libvirtd, tmp_path_factory: pytest.TempPathFactory)
         other = Service(libvirtd.uri, made("dry"), http=http, pool=cpus)
         other.spawn("--dry-run")
         stack.callback(other.kill)
-        service = Service(libvirtd.uri, made("node"), http={"listen": node}, pool=cpus)
+        node_http = {"listen": node}
+        service = Service(libvirtd.uri, made("node"), http=node_http, pool=cpus, reconcile=RARELY)
         stack.enter_context(service)
         wait_until(lambda: prometheus.value("sum(up)") == 2, FIRST_SCRAPE, "both to be scraped")
-        guests[2].define().start()  # an arrival that a rate can see
+        guests[2].define().start()
+        reaction = "event_to_pinned_seconds_count"
+        wait(lambda: service.metric(reaction) == 1, "an arrival that a rate can see")
+        service.configure(reconcile=OFTEN)
+        service.hup()
         yield Scene(prometheus, libvirtd, service, node, dry, guests)
 
 
