@@ -4,7 +4,9 @@ Each slot of the window says what ratio it would have borne, twice:
 
 - by *load*: at which weight per pCPU the pool would have been busy for `target` of its time;
 - by *waiting*: if a guest waited longer than a queue at the target makes it wait, a ratio lower
-  than the slot's own density, by as much as it waited too long, at most `stretch` times.
+  than the slot's own density, by as much as it waited too long, at most `stretch` times. But where
+  something else took more of the pool than its threads did, no ratio would have helped: such a slot
+  is no reason to go below the ratio in force.
 
 Of each the ratio is taken that all but 1 - `quantile` of the slots bear, and of these two the lower
 one. Where that is above the ratio in force, no more than `stretch` times the density that the pool
@@ -56,10 +58,15 @@ class Because(StrEnum):
 
     LOAD = "load"  # threads run so much, and no more
     WAITING = "waiting"  # threads wait for a pCPU
+    OTHERS = "others"  # they wait, but for something else than each other
     SEEN = "seen"  # the pool was never dense enough to say more
     NO_GUESTS = "no-guests"
     TOO_SHORT = "too-short"
     TOO_FEW_GUESTS = "too-few-guests"
+
+
+_Borne = tuple[float, Because]
+"""A ratio, and what keeps it from being higher."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +109,8 @@ def advise(
     if silence is not None:
         return Advice(None, None, silence, evidence)
     load = _low((_by_load(slot, method) for slot in slots), method.quantile)
-    waiting = _low((_by_waiting(slot, method) for slot in slots), method.quantile)
-    borne, because = min((waiting, Because.WAITING), (load, Because.LOAD), key=lambda one: one[0])
+    waiting = _low((_by_waiting(slot, present, method) for slot in slots), method.quantile)
+    borne, because = min(waiting, load, key=lambda one: one[0])
     if borne >= present:
         seen = evidence.dense * method.stretch
         if seen < borne:
@@ -111,7 +118,7 @@ def advise(
         ratio = max(present, _on_grid(borne))
     else:
         ratio = _on_grid(borne)
-    return Advice(ratio, _verdict(present, ratio), because, evidence, load, waiting)
+    return Advice(ratio, _verdict(present, ratio), because, evidence, load[0], waiting[0])
 
 
 def _silence(
@@ -133,16 +140,19 @@ def _verdict(present: Fraction, ratio: Fraction) -> Verdict:
     return Verdict.RAISE if ratio > present else Verdict.LOWER
 
 
-def _by_load(slot: Slot, method: Method) -> float:
+def _by_load(slot: Slot, method: Method) -> _Borne:
     """Return the weight per pCPU at which the target would have been reached."""
-    return method.target * slot.weight / slot.ran if slot.ran else math.inf
+    return method.target * slot.weight / slot.ran if slot.ran else math.inf, Because.LOAD
 
 
-def _by_waiting(slot: Slot, method: Method) -> float:
+def _by_waiting(slot: Slot, present: Fraction, method: Method) -> _Borne:
     """Return the weight per pCPU at which the guest that waited most might have been content."""
     if not slot.cpus or slot.delay <= method.patience:
-        return math.inf
-    return slot.weight / slot.cpus * max(method.patience / slot.delay, 1 / method.stretch)
+        return math.inf, Because.WAITING
+    borne = slot.weight / slot.cpus * max(method.patience / slot.delay, 1 / method.stretch)
+    if borne < present and slot.busy > 2 * slot.ran:
+        return float(present), Because.OTHERS
+    return borne, Because.WAITING
 
 
 def _evidence(slots: Sequence[Slot], method: Method) -> Evidence:
@@ -172,9 +182,10 @@ def _high(values: Iterable[float], quantile: float) -> float:
     return ranked[math.ceil(quantile * len(ranked)) - 1] if ranked else 0.0
 
 
-def _low(values: Iterable[float], quantile: float) -> float:
-    """Return the largest value that a share `quantile` of `values` reaches."""
-    return -_high((-value for value in values), quantile)
+def _low(values: Iterable[_Borne], quantile: float) -> _Borne:
+    """Return the largest of `values`, at least one, that a share `quantile` of them reaches."""
+    ranked = sorted(values, reverse=True)
+    return ranked[math.ceil(quantile * len(ranked)) - 1]
 
 
 def _on_grid(ratio: float) -> Fraction:

@@ -47,8 +47,10 @@ if TYPE_CHECKING:
     from agent.parts import Parts
     from agent.port import GuestEvent, Link
 
-GRACE: Final = 10.0  # seconds for which readiness waits for libvirt
-_AGAIN: Final = 1.0  # seconds until all is looked at again that libvirt could not tell
+GRACE: Final = 10.0
+"""Seconds for which readiness waits for libvirt."""
+_AGAIN: Final = 1.0
+"""Seconds until everything is looked at again, after libvirt could not tell all."""
 
 
 class Daemon:
@@ -153,8 +155,10 @@ class Daemon:
     def _patience(self) -> float:
         """Return the seconds until time alone calls for something."""
         waits = [self._timer.remaining(), self._notify.until_due()]
-        dues = (self._rebalancer.deadline, self._doubt.due) if self._link is not None else ()
-        waits += [due - time.monotonic() for due in dues if due is not None]
+        if self._link is not None and self._rebalancer.deadline is not None:
+            waits.append(self._rebalancer.deadline - time.monotonic())
+        if self._link is not None and self._doubt.due is not None:
+            waits.append(self._doubt.due - time.monotonic())
         if not self._told_ready:
             waits.append(self._started + GRACE - time.monotonic())
         return max(0.0, min(waits))
@@ -314,13 +318,14 @@ class Daemon:
         if self._link is not None:
             self._link.close()
         self._link = link
-        self._looked, self._new = False, True
+        self._looked = False
         self._rebalancer.reconnected()
         self._pinner.renew()
         self._lookout.renew()
         if self._cycled:
             self.metrics.libvirt_reconnected()
         self._stand(connected=True)
+        self._new = True
 
     def _lost(self, why: str) -> None:
         """Let the connection go and ask for another; guests keep their pins."""

@@ -25,8 +25,12 @@ def slot(
     cpus: float = 1,
     weight: float | None = None,
     seconds: float = 300,
+    others: float = 0,
 ) -> Slot:
-    """Return a slot of some guests that each used so many pCPUs, in a pool of so many."""
+    """Return a slot of some guests that each used so many pCPUs, in a pool of so many.
+
+    Of each of those something else used the share `others`.
+    """
     heavy = guests if weight is None else weight
     ran = used * guests * seconds
     return Slot(
@@ -35,7 +39,7 @@ def slot(
         guests * seconds,
         heavy * seconds,
         cpus * seconds,
-        cpus * seconds / 2,
+        ran + others * cpus * seconds,
         ran,
         0,
         used,
@@ -85,6 +89,18 @@ ROWS: Final = {
     ),
     "but at most to half the density that there was": Row(
         [slot(delay=500)] * DAY, "4", Verdict.LOWER, Because.WAITING
+    ),
+    "waiting for something else than each other is not cured by the ratio": Row(
+        [slot(delay=500, others=0.5)] * DAY, "8", Verdict.KEEP, Because.OTHERS
+    ),
+    "but no reason to raise it": Row(
+        [slot(guests=12, delay=500, others=0.9)] * DAY, "8", Verdict.KEEP, Because.OTHERS
+    ),
+    "nor to overlook the load": Row(
+        [slot(used=0.08, delay=500, others=0.9)] * DAY, "6", Verdict.LOWER, Because.LOAD
+    ),
+    "something else that takes less than they do is no excuse": Row(
+        [slot(used=0.03, delay=2, others=0.2)] * DAY, "4", Verdict.LOWER, Because.WAITING
     ),
     "of load and waiting the worse one": Row(
         [slot(delay=1.25, used=0.2)] * DAY, "5/2", Verdict.LOWER, Because.LOAD
@@ -162,7 +178,8 @@ def test_what_is_advised(row: Row) -> None:
 
 
 def test_the_evidence_is_what_was_measured() -> None:
-    window = [slot(guests=8, used=0.05)] * 150 + [slot(guests=4, used=0.1, delay=0.5)] * 150
+    window = [slot(guests=8, used=0.05, others=0.1)] * 150
+    window += [slot(guests=4, used=0.1, delay=0.5, others=0.2)] * 150
     found = advise(EIGHT, 8, [*window, slot(seconds=100, used=9)], METHOD).evidence
     assert found.slots == 300
     assert found.hours == 25
@@ -173,7 +190,7 @@ def test_the_evidence_is_what_was_measured() -> None:
     assert found.busy_high == pytest.approx(0.4)
     assert found.delay_high == 0.5
     assert found.peak == 0.1
-    assert found.others == pytest.approx(0.1)
+    assert found.others == pytest.approx(0.15)
 
 
 def test_the_ratio_is_written_as_one_would_write_it() -> None:
@@ -193,6 +210,7 @@ SLOTS: Final = st.builds(
     used=st.floats(0, 2),
     delay=st.floats(0, 1000),
     cpus=st.sampled_from([0, 1, 1, 2, 8]),
+    others=st.sampled_from([0, 0, 0.3, 1]),
     seconds=st.sampled_from([100, 299, 300, 301, 3000]),
 )
 WINDOWS: Final = st.lists(SLOTS, min_size=10, max_size=30)
@@ -241,12 +259,14 @@ def test_a_load_so_many_times_as_high_bears_a_ratio_so_many_times_as_low(
     present: Fraction, window: list[Slot], factor: float
 ) -> None:
     before = advised(present, window)
-    after = advised(present, [replace(one, ran=one.ran * factor) for one in window])
+    changed = [
+        replace(one, ran=one.ran * factor, busy=one.busy + one.ran * (factor - 1)) for one in window
+    ]
+    after = advised(present, changed)
     if before.load_bears is None or after.load_bears is None:
         assert before.ratio is after.ratio is None
         return
     assert after.load_bears * factor == pytest.approx(before.load_bears)
-    assert after.waiting_bears == before.waiting_bears
 
 
 def lowered(window: list[Slot], changed: list[Slot], present: Fraction) -> None:

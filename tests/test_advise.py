@@ -43,6 +43,8 @@ Json = dict[str, Any]
 HASTY: Final = (sys.executable, "-m", "tests.hasty")
 SUM: Final = "sum 0 8000000"
 """A command of QEMU's monitor that keeps the main thread busy for some tenths of a second."""
+RATIO: Final = 64
+"""What idle guests bear, whoever else is on the machine, and busy ones do not."""
 
 
 # --- what it prints ------------------------------------------------------------------------------
@@ -81,10 +83,11 @@ def test_every_answer_is_drawn_and_fits_a_terminal() -> None:
     for line in (
         "0 8 raise: 16 it never was that full: 8.0 guests per pCPU, and more than 2 times that",
         "4 8 lower: 6 threads use 0.080 pCPUs per guest; with 6.2 guests the pool is at 50%",
-        "10 8 lower: 6 a guest waits 1.2 s for each second that it runs; 1.0 is the limit; others",
-        "25 8 - no guests",
-        "27 8 - not enough data: 11 of 12 slots of 5 minutes",
-        "30 8 - not enough data: 1.0 guests on average, 2 are needed",
+        "10 8 lower: 6 a guest waits 1.2 s for each second that it runs; 1.0 is the limit",
+        "12 8 keep: 8 a guest waits 500.0 s for each second that it runs, but for others, which",
+        "29 8 - no guests",
+        "31 8 - not enough data: 11 of 12 slots of 5 minutes",
+        "34 8 - not enough data: 1.0 guests on average, 2 are needed",
         "4 24.0 8.0 8.0 64.0% 0.00 8.0% 0%",
     ):
         assert f" {line} " in read(piped)
@@ -194,7 +197,7 @@ def test_guests_at_work_lower_the_ratio_and_idle_ones_do_not(
     libvirtd: Libvirtd, tmp_path: Path, start: Callable[..., Guest]
 ) -> None:
     guests = [start(name) for name in ("a", "b", "c")]
-    pool = {"cpus": "0", "emulator_overcommit_ratio": 8}
+    pool = {"cpus": "0", "emulator_overcommit_ratio": RATIO}
     timing = {"reconcile": {"interval": 0.1}}
     with Service(libvirtd.uri, tmp_path, within=HASTY, pool=pool, **timing) as service:
         wait_on(frozenset({0}), *guests)
@@ -202,14 +205,13 @@ def test_guests_at_work_lower_the_ratio_and_idle_ones_do_not(
         idle = cell_of(service)
         assert idle["evidence"]["weight_per_cpu"] == pytest.approx(3, rel=1e-3)
         with working(libvirtd, guests):
-            wait(lambda: cell_of(service)["evidence"]["busiest_guest"] > 0.1, "load to be seen")
             wait(lambda: cell_of(service)["verdict"] == "lower", "a lower ratio")
         busy = cell_of(service)
         assert busy["because"] in {Because.LOAD, Because.WAITING}
-        assert Fraction(busy["suggested"]) <= Fraction(idle["suggested"])
+        assert Fraction(busy["suggested"]) < Fraction(idle["suggested"])
         assert busy["load_bears"] < (idle["load_bears"] or 1000) / 2
         assert service.stop() == 0
         service.start()
         again = cell_of(service)
-        assert again["evidence"]["busiest_guest"] > 0.1
+        assert again["evidence"]["busiest_guest"] >= busy["evidence"]["busiest_guest"]
         assert again["verdict"] == "lower"

@@ -29,8 +29,6 @@ _STATES: Final = {
     "overcommitted": "yellow",
     "placed": "green",
 }
-_MUCH: Final = 0.1
-"""Share of a pool's time above which what others take of it is told where guests wait."""
 _NAMES: Final = 4
 """Guests that one line of steps names on a terminal."""
 
@@ -226,7 +224,10 @@ _BECAUSE: Final[Mapping[str, Callable[[Json, Json], str]]] = {
     "waiting": lambda seen, told: (
         f"a guest waits {seen['waited_per_run_high']:.1f} s for each second that it runs;"
         f" {told['patience']:.1f} is the limit"
-        + (f"; others take {seen['others']:.0%} of the pool" if seen["others"] > _MUCH else "")
+    ),
+    "others": lambda seen, _told: (
+        f"a guest waits {seen['waited_per_run_high']:.1f} s for each second that it runs, but for"
+        f" others, which take {seen['others']:.0%} of the pool: see to them"
     ),
     "seen": lambda seen, told: (
         f"it never was that full: {seen['weight_per_cpu_lasting']:.1f} guests per pCPU, and"
