@@ -93,13 +93,14 @@ def _sections(entry: dict[str, Any]) -> Iterator[str]:
         yield ""
 
 
-def _goals(entries: dict[str, dict[str, Any]]) -> Table:
+def _goals(entries: dict[str, dict[str, Any]], *, reasons: bool = True) -> Table:
     rows = []
     for entry in entries.values():
         if entry["error"] is not None:
             rows.append((entry["title"], "", "", "", f"**failed**: {entry['error']}"))
         for goal in results.goals(entry):
-            met = "met" if goal.met else f"**missed**{': ' * bool(goal.why)}{goal.why}"
+            why = f": {goal.why}" if goal.why and reasons else ""
+            met = "met" if goal.met else f"**missed**{why}"
             rows.append((entry["title"], goal.what, _value(goal), _limit(goal), met))
     return Table("Goals", ("", "goal", "found", "limit", ""), rows)
 
@@ -135,7 +136,7 @@ def text(entry: dict[str, Any]) -> str:
 
 def summary(found: Document) -> str:
     """Return the table of goals and results of a whole run."""
-    table = _goals(found["benchmarks"])
+    table = _goals(found["benchmarks"], reasons=False)
     return "\n".join([*_plain(table), f"{found['seconds']:.0f} s in all"])
 
 

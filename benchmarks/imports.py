@@ -81,7 +81,12 @@ def trace(folder: Path, number: int) -> list[tuple[str, int]]:
     service = Service("test:///default", own, within=within)
     process = service.spawn()
     try:
-        wait_until(lambda: b"daemon.ready" in service.log.read_bytes(), 60, "the daemon is ready")
+        wait_until(
+            lambda: b"daemon.ready" in service.log.read_bytes() or process.poll() is not None,
+            60,
+            "the daemon is ready",
+        )
+        assert process.poll() is None, service.log.read_text()[-300:]
     finally:
         process.terminate()
         process.wait()

@@ -2,9 +2,9 @@
 
 Hosts of three shapes, each with made-up traces of its own. The provable minimum of a cell is the
 weight of the guests at home there by the ratio, rounded up: with fewer a guest would share beyond
-the ratio. Both are integrals over time. The pool's is exact; the minimum changes with arrivals and
-departures only, so its is exact too. Damping keeps a pool that has become too large for 30 s: it
-is measured with and without.
+the ratio. Where fewer pCPUs are free in a cell, they are the minimum. Both are integrals over time.
+The pool's is exact; the minimum changes with arrivals and departures only, so its is exact too.
+Damping keeps a pool that has become too large for 30 s: it is measured with and without.
 
 Then hosts are filled with guests of one size, until none fits: with a pCPU of its own for each
 guest's emulator threads, and with pools. Nobody can fit more than the largest n for which
@@ -128,7 +128,7 @@ def minimum_of(simulation: Simulation) -> int:
     for cell in cells:
         assert not cell.emulator_cpus & cell.claimed, "a pool holds a claimed pCPU"
         assert cell.weight <= cell.capacity or cell.shortage, "a pool is too small, silently"
-    return sum(-(-cell.guests // int(cell.ratio)) for cell in cells)
+    return sum(min(-(-cell.guests // int(cell.ratio)), len(cell.candidates)) for cell in cells)
 
 
 # filling

@@ -37,6 +37,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 LATEST: Final = ROOT / "benchmarks/results/latest.json"
 LARGE: Final = ROOT / "benchmarks/results/large.json"
 SCHEMA: Final = 1
+CODE: Final = ("agent", "benchmarks", "tests", ":!benchmarks/results")
 
 Document = dict[str, Any]
 
@@ -49,7 +50,7 @@ def begin(*, quick: bool) -> Document:
         "quick": quick,
         "seconds": 0.0,
         "commit": _output("git", "rev-parse", "HEAD"),
-        "changed": bool(_output("git", "status", "--porcelain", "--", "agent", "benchmarks")),
+        "changed": bool(_output("git", "status", "--porcelain", "--", *CODE)),
         "machine": machine(),
         "versions": versions(),
         "benchmarks": {},

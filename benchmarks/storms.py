@@ -196,9 +196,10 @@ def reloads(
             with alone(agent):
                 began = time.monotonic()
                 floor.tell("pin", ",".join(map(str, sorted(back))), *uuids)
+                end = lanes.wait(back)
                 floor.expect("done")
-                times["floor"].append(time.monotonic() - began)
-                assert {min(g.masks("emulator")) for g in guests} <= {ZERO, BOTH}
+                times["floor"].append(end - began)
+                verify(guests, back)
             lanes.wait(cpus)
     return times
 
@@ -317,7 +318,7 @@ def scale(effort: Effort) -> Findings:
             guests += stage.crowd(f"upto{count}", count - len(guests), **ISOLATE)
             turns = effort.of(6, 2)
             moved = compared("", reloads(stage, guests, turns, f"reload-{count}"))[1]
-            back = compared("", restarts(stage, guests, turns // 2, f"restart-{count}"))[1]
+            back = compared("", restarts(stage, guests, max(1, turns // 2), f"restart-{count}"))[1]
             calls = counted_reload_at(stage, guests)
             found[count] = {
                 "reload": moved["agent"]["median"],

@@ -15,12 +15,14 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from benchmarks import document, results, suite
+from benchmarks.__main__ import INTERRUPTED
 from benchmarks.findings import Chart, Findings, Goal, Table, compared, p99, quartiles, summary
 from benchmarks.stage import Stage
 from benchmarks.storms import OPENING
 from benchmarks.suite import BENCHMARKS
 from benchmarks.tap import HIDDEN, Tap
 from tests import runner
+from tests.guests import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -169,6 +171,7 @@ def test_a_run_with_guests_verifies_and_counts(tmp_path: Path) -> None:
     assert [one["error"] for one in found.values()] == [None, None], done.stderr
     calls = found["reload"]["figures"]["calls"]
     assert calls["DomainPinEmulator"] == 6
+    assert calls["DomainGetXMLDesc"] < 12, "what came before the reload is not counted"
     assert found["widening"]["figures"]["agent"][0] == 0
 
 
@@ -197,6 +200,25 @@ def test_a_tap_names_and_counts_the_calls_of_a_client(
         "DomainPinEmulator": 2,
         HIDDEN: 2,
     }
+
+
+@pytest.mark.real
+def test_a_run_that_is_told_to_end_leaves_nothing() -> None:
+    command = [sys.executable, "-m", "benchmarks", "reload", "--quick"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+
+        def runners() -> list[int]:
+            return [pid for pid, parent, _ in runner.processes() if parent == process.pid]
+
+        def guests() -> list[Path]:
+            return [path for _, path in runner.guest_cgroups(lambda pid: pid in runners())]
+
+        wait_until(guests, 60, "a guest")
+        (pid, *_) = runners()
+        process.terminate()
+        assert process.wait(60) == INTERRUPTED
+    assert not runner.home_of(pid).exists()
+    assert not list(runner.guest_cgroups(lambda other: other == pid))
 
 
 @pytest.mark.real

@@ -6,13 +6,16 @@ needs more raises them, and says why in the commit; who lowers the cost lowers t
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from agent.cycle import Cause
 from benchmarks.steady import BUDGETS, CAUSES, counted
+from tests.fake import Connection
+
+if TYPE_CHECKING:
+    from collections import Counter
 
 FEW, MANY = 20, 100
 SLACK: Final = 1.25
@@ -39,6 +42,13 @@ def test_an_idle_cycle_costs_the_same_for_each_guest(cause: Cause) -> None:
 
 def test_an_idle_cycle_asks_once_for_each_thing_and_sends_no_pin() -> None:
     _, asked = counted(Cause.RECONCILE, FEW)
-    assert asked == Counter(uuids=1, discover=1, partition=1, xml=FEW, read=FEW)
+    assert of_libvirt(asked) == {"uuids": 1, "xml": FEW}
+    assert (asked["read"], asked["discover"]) == (FEW, 1)
     _, asked = counted(Cause.EVENT, FEW)
-    assert asked == Counter(partition=1, xml=1, read=1)
+    assert of_libvirt(asked) == {"xml": 1}
+    assert (asked["read"], asked["discover"]) == (1, 0)
+
+
+def of_libvirt(asked: Counter[str]) -> dict[str, int]:
+    """Return what was asked of libvirt, and not of the host."""
+    return {name: times for name, times in asked.items() if hasattr(Connection, name)}
