@@ -64,7 +64,8 @@ class Guestbook:
         self._lines = 0  # should this fail
         if anew:
             temporary = self._path.with_name(f"{self._path.name}.new")
-            _put(temporary, f"{self._boot_id}\n{text}", os.O_CREAT | os.O_TRUNC)
+            temporary.unlink(missing_ok=True)  # of another user, perhaps
+            _put(temporary, f"{self._boot_id}\n{text}", os.O_CREAT | os.O_EXCL)
             temporary.replace(self._path)
         else:
             _put(self._path, text, os.O_APPEND)

@@ -312,6 +312,16 @@ def test_of_a_guestbook_that_is_damaged_the_rest_is_taken(
     assert entered(path) == [uuid_of(number) for number in (*known, 7)]
 
 
+def test_what_lies_where_the_guestbook_is_made_gives_way(tmp_path: Path) -> None:
+    secret, path = tmp_path / "secret", tmp_path / "seen"
+    secret.write_text("precious")
+    path.with_name("seen.new").symlink_to(secret)
+    Guestbook(path, "boot").enter({uuid_of(1): "x"})
+    assert entered(path) == [uuid_of(1)]
+    assert secret.read_text() == "precious"
+    assert not path.is_symlink()
+
+
 def test_a_guestbook_that_is_no_file_is_not_read_and_gives_way(tmp_path: Path) -> None:
     secret, link, pipe = tmp_path / "secret", tmp_path / "link", tmp_path / "pipe"
     write_book(secret, "boot", uuid_of(1))
