@@ -358,6 +358,15 @@ def test_libvirt_out_of_reach_is_one_line_and_status_3(tmp_path: Path) -> None:
     assert (asked.returncode, len(asked.stderr.splitlines())) == (3, 1)
 
 
+def test_what_libvirts_client_says_by_itself_is_kept_out_of_the_log(
+    libvirtd: Libvirtd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIBVIRT_LOG_FILTERS", "1:remote 1:rpc")  # much; by default, warnings
+    with Service(libvirtd.uri, tmp_path) as service:
+        service.settle()
+        assert service.events()  # each line is one of ours
+
+
 def test_status_draws_the_running_daemons_pools(
     service: Service, start: Callable[..., Guest]
 ) -> None:

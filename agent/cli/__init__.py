@@ -6,6 +6,7 @@ Heavy parts are imported by the commands that need them: `plan` from files needs
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Final
 
@@ -54,6 +55,9 @@ for _command in COMMANDS:
 
 def main() -> None:
     """Run the command line; every error is one line, also one of usage."""
+    # libvirt's client writes warnings to standard error in a form of its own, unless told where
+    # else. It reads that when it is loaded, which the commands do that need it.
+    os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", "4:file:/dev/null")
     try:
         sys.exit(emupool.main(prog_name="emupool", standalone_mode=False) or 0)
     except click.UsageError as error:
