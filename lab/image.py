@@ -155,7 +155,7 @@ def _made(kind: str, inputs: Sequence[str]) -> Iterator[Path]:
 def _texts() -> list[str]:
     files = sorted(p for p in (LAB / "root").rglob("*") if p.is_file())
     return [
-        f"{file.relative_to(LAB)} {file.stat().st_mode:o}\n{file.read_text()}"
+        f"{file.relative_to(LAB)} {os.access(file, os.X_OK)}\n{file.read_text()}"
         for file in (LAB / "customize.sh", *files)
     ]
 

@@ -62,8 +62,6 @@ _KERNEL: Final = (
     " maxcpus=1"
     # what TCG is too slow for, or is emulated for nothing
     " mitigations=off apparmor=0 audit=0 nokaslr nowatchdog rcupdate.rcu_cpu_stall_suppress=1"
-    " systemd.default_timeout_start_sec=600"
-    " systemd.default_timeout_stop_sec=300"
 )
 
 
