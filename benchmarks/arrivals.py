@@ -168,18 +168,28 @@ def findings(found: dict[int, dict[str, list[float]]]) -> Findings:
 
 
 def picture(figures: dict[str, dict[str, dict[str, float]]]) -> Chart:
-    """Draw the medians against the guests that are there; rivals in a panel of their own."""
+    """Draw the medians against the guests that are there, by how long they take."""
 
-    def line(name: str) -> tuple[str, Points]:
-        return name, [(float(n), own[name]["median"] * 1e3) for n, own in figures.items()]
+    def lines(**names: str) -> list[tuple[str, Points]]:
+        return [
+            (
+                shown.replace("_", " "),
+                [(float(n), own[name]["median"] * 1e3) for n, own in figures.items()],
+            )
+            for shown, name in names.items()
+        ]
 
     return Chart(
         "arrivals",
         "From a guest's start to its emulator threads on the pool",
-        "medians; whoever looks each 10 s needs 5 s on average, and is not drawn",
+        "medians; who looks each 10 s needs 5 s on average, and is not drawn",
         "guests there",
         [
-            ("milliseconds", [line(AGENT), line(FLOOR)]),
-            ("milliseconds: rivals", [line(name) for name in (EVERY, NEWCOMER, BATCH, LOOP)]),
+            ("milliseconds", lines(agent=AGENT, floor=FLOOR)),
+            (
+                "milliseconds: what operators have",
+                lines(agent=AGENT, all_each_time=EVERY, virsh_newcomer=NEWCOMER, one_virsh=BATCH),
+            ),
+            ("milliseconds: a shell loop", lines(agent=AGENT, virsh_for_each=LOOP)),
         ],
     )

@@ -108,6 +108,11 @@ def ms(seconds: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
+def times_of(ratio: float) -> str:
+    """Write a ratio with the digits that matter."""
+    return f"{ratio:.2f}" if ratio < 10 else f"{ratio:,.0f}"
+
+
 def compared(
     title: str, times: Mapping[str, Sequence[float]], floor: str = "floor"
 ) -> tuple[Table, dict[str, dict[str, float]]]:
@@ -125,8 +130,8 @@ def compared(
                 ms(own["median"]),
                 f"{ms(own['q1'])} to {ms(own['q3'])}",
                 ms(own["p99"]),
-                f"{own['ratio']:.2f}",
-                f"{own['p99_ratio']:.2f}",
+                times_of(own["ratio"]),
+                times_of(own["p99_ratio"]),
             )
         )
     columns = ("", "turns", "median ms", "half within", "p99 ms", "median ratio", "p99 ratio")

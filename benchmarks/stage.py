@@ -7,6 +7,7 @@ turn is stopped (SIGSTOP) or does not run. All processes end with this one, howe
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -56,6 +57,8 @@ class Stage(ExitStack):
     def __init__(self) -> None:
         super().__init__()
         listen()
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # libvirtd needs four a guest
         self.libvirtd = Libvirtd()
 
     def __enter__(self) -> Self:
