@@ -80,7 +80,9 @@ assert not [p for p in sys.path if p.endswith("dist-packages")], sys.path
 EOF
 }
 needs_no_byte_code() { # since it was installed, and that by root, who may write it
-    [ -z "$(find /usr/lib/emupool /usr/lib/python3 -newer stamp | tee /dev/stderr)" ]
+    local written
+    written=$(find /usr/lib/emupool /usr/lib/python3 -newer stamp)
+    [ -z "$written" ] || { echo "$written"; return 1; }
 }
 has_its_pages() {
     mandb -q && whatis emupool emupool.toml &&

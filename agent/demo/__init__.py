@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 PACE: Final = 2.2
 """Seconds that a scene lasts on a terminal."""
 RATIO: Final = 2
-_PATIENCE: Final = 10.0
+_PATIENCE: Final = 30.0
 """Seconds after which a scene that does not come to its end is given up."""
 _SHORTEST_DELAY: Final = 0.2
 _BANNER: Final = f"emupool demo: 8 pCPUs in two cells, emulator_overcommit_ratio = {RATIO}"
