@@ -27,7 +27,6 @@ from agent.lookout import Doubt, Lookout
 from agent.metrics import Metrics
 from agent.observer import Observer
 from agent.opinion import Opinion
-from agent.page import page
 from agent.parts import settings
 from agent.pinner import Pinner
 from agent.pool import OnStop
@@ -128,7 +127,9 @@ class Daemon:
         return json.dumps(status(self._standing, counters, self._recorder.history)).encode()
 
     def page(self, still: bool) -> str:  # noqa: FBT001 - as the server asks
-        """Return the status page."""
+        """Return the status page; what draws it is loaded for the first who looks."""
+        from agent.page import page  # noqa: PLC0415
+
         return page(status(self._standing, {}), still=still)
 
     # life

@@ -22,7 +22,7 @@ from typing import Final
 import libvirt
 
 from agent import config as configuration
-from agent import hypervisor, logs, reach
+from agent import footprint, hypervisor, logs, reach
 from agent.daemon import Daemon
 from agent.inotify import watch
 from agent.parts import Parts
@@ -112,6 +112,7 @@ def main() -> int:
         "reconcile.interval = 1\n"
     )
     config = configuration.load(file)
+    footprint.confine()
     with (folder / "log").open("w") as log:
         logs.configure(config.log.level, config.log.format, log)
         logging.captureWarnings(capture=True)

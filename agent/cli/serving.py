@@ -37,7 +37,17 @@ def run(config_path: Path | None, *, dry_run: bool) -> None:
     It keeps on until SIGTERM. SIGHUP makes it take a changed configuration; a bad one changes
     nothing. It listens where http.listen says, for `emupool status` and for Prometheus.
     """
-    from agent import client, cpusets, daemon, http, hypervisor, inotify, logs, threads  # noqa: PLC0415
+    from agent import (  # noqa: PLC0415
+        client,
+        cpusets,
+        daemon,
+        footprint,
+        http,
+        hypervisor,
+        inotify,
+        logs,
+        threads,
+    )
     from agent.checkpoint import Lock  # noqa: PLC0415
     from agent.doorkeeper import guarding  # noqa: PLC0415
     from agent.parts import Parts  # noqa: PLC0415
@@ -54,6 +64,7 @@ def run(config_path: Path | None, *, dry_run: bool) -> None:
         config = checked(load(config_path))
         logs.configure(config.log.level, config.log.format, sys.stderr)
         logs.catch_uncaught()
+        footprint.confine()
         with Lock(config.state.path), guarding(config) as door:
             loop = hypervisor.EventLoop()
             parts = Parts(
