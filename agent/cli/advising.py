@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @url_option
 @json_option
 def advise(config_path: Path | None, url: str | None, *, as_json: bool) -> None:
-    """Say how high the ratio may be, from what the running daemon measured.
+    """Say how high the ratio may be, from what was measured.
 
     Exit status 1 if there is not enough data for any cell.
     """

@@ -135,7 +135,7 @@ def release(config_path: Path | None) -> None:
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.argument("arguments", metavar="ARGUMENTS", nargs=-1, type=click.UNPROCESSED)
 def admit(arguments: tuple[str, ...]) -> None:
     """Ask, as libvirt's hook, whether a guest may start.
 
