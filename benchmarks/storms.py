@@ -56,7 +56,9 @@ OPENING: Final = frozenset(
     }
 )
 WHY_BACK: Final = (
-    "the agent waits longer and longer between its attempts to connect, the floor 10 ms each time"
+    "libvirtd holds its guests for a while after its start, and the agent waits for nobody's lock: "
+    "a list that is not there in 50 ms is asked for again after 1 s, a guest after 5 s; "
+    "the floor waits"
 )
 WHY_CALLS: Final = (
     "a connection that pins looks each guest up once, for the handle that a pin needs; "
