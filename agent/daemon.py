@@ -108,6 +108,7 @@ class Daemon:
         self._new = False  # the connection has not answered yet
         self._cycled = False
         self._looked = False  # at everything, over this connection
+        self._postponed = False  # a look at everything, since libvirt did not tell all
         self._started = time.monotonic()
         self._told_ready = False
         told, dry = configuration.to_json(config), config.reconcile.dry_run
@@ -213,7 +214,7 @@ class Daemon:
     def _cause(self, wake: Wake) -> Cause | None:
         """Return what calls for a cycle, the most thorough first."""
         deadline = self._rebalancer.deadline
-        due = self._timer.remaining() <= 0
+        due = self._timer.remaining() <= 0 or (self._postponed and wake.answered)
         first = wake.link is not None or (due and not self._looked)
         causes = (
             (Cause.RECONNECT if self._cycled else Cause.START, first),
@@ -266,6 +267,7 @@ class Daemon:
         self._answers()
         self._lookout.known = self._observer.running()
         self._lookout.watch(self._threads.partitions())  # they come and go with the guests
+        self._postponed = again or (self._postponed and cause in PARTIAL)
         if again:
             self._timer.expire(_AGAIN)
         elif cause in {Cause.EVENT, Cause.DEADLINE}:

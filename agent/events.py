@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final, Protocol
 
-from agent.port import GuestEvent, Link, LinkLost, Topic
+from agent.port import GuestEvent, Link, LinkLost, ListReturned, Topic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,6 +91,7 @@ class Stop:
 
 Event = (
     GuestEvent
+    | ListReturned
     | LinkUp
     | LinkLost
     | LinkFailed
@@ -109,6 +110,7 @@ _LABELS: Final = {
     LinkLost: "connection",
     LinkFailed: "connection",
     Counted: "list",
+    ListReturned: "list",
     Starting: "starting",
     CpusChanged: "cpu",
     CpusUnwatched: "cpu",
@@ -119,7 +121,13 @@ _LABELS: Final = {
 }
 
 
-_FLAGS: Final = {CpusChanged: "cpus", PinReturned: "returned", Reload: "reload", Stop: "stop"}
+_FLAGS: Final = {
+    CpusChanged: "cpus",
+    ListReturned: "listed",
+    PinReturned: "returned",
+    Reload: "reload",
+    Stop: "stop",
+}
 
 
 @dataclass(slots=True)
@@ -137,9 +145,16 @@ class Wake:
     told: HostTold | None = None
     cpus: bool = False
     returned: bool = False
+    listed: bool = False
     reload: bool = False
     stop: bool = False
     counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def answered(self) -> bool:
+        """Whether something came that had been given up on."""
+        topics = (event.topic for events in self.guests.values() for event in events)
+        return self.listed or Topic.READ in topics
 
     def add(self, event: Event) -> None:
         """Take one event in."""

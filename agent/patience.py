@@ -4,7 +4,8 @@ libvirt keeps a guest's lock while it starts or destroys it, or runs a hook for 
 guest, or to list all of them, is to wait for that, seconds perhaps. The thread that decides must
 not: other guests depend on it. So each call is made by a reader, a thread of its own, and is given
 up after `PATIENCE`: the guest then counts as held (GuestBusy; for a list, Held), and its reader is
-left to wait. When the call returns in the end, what it brings is old, and only says "look again".
+left to wait. When the call returns in the end, what it brings is old, and only says "look again":
+at that guest, and at those for whom no reader was left.
 
 The first reader uses the link's own connection; another one is opened only while that one waits,
 and there are `READERS` at most. A held guest is not asked for again until its call has returned.
@@ -12,18 +13,19 @@ and there are `READERS` at most. A held guest is not asked for again until its c
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from agent.errors import EmupoolError, GuestBusy, Held, HypervisorAway, unforeseen
-from agent.port import GuestEvent, Topic
+from agent.port import GuestEvent, ListReturned, Topic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.port import Link, LinkLost, Reads
+    from agent.port import Link, Reads
 
     _T = TypeVar("_T")
 
@@ -41,7 +43,7 @@ class PatientLink:
         self,
         link: Link,
         connect: Callable[[], Reads],
-        hear: Callable[[GuestEvent | LinkLost], None],
+        hear: Callable[[GuestEvent | ListReturned], None],
         patience: float = PATIENCE,
     ) -> None:
         """Read through `link`, and through what `connect` returns while `link` is kept waiting.
@@ -52,6 +54,7 @@ class PatientLink:
         self._connect = connect
         self._hear = hear
         self._patience = patience
+        self._refused: SimpleQueue[str] = SimpleQueue()  # for want of a reader
         self._idle: list[_Reader] = []
         self._held: dict[str, tuple[_Reader, _Call]] = {}
 
@@ -82,7 +85,10 @@ class PatientLink:
 
     def _ask(self, about: str, question: Callable[[Reads], _T]) -> _T:
         self._take_back()
-        if about in self._held or len(self._held) >= READERS:
+        if about in self._held:
+            raise _refusal(about)
+        if len(self._held) >= READERS:
+            self._refused.put(about)
             raise _refusal(about)
         reader = self._idle.pop() if self._idle else self._another()
         call = _Call(about, question)
@@ -105,9 +111,20 @@ class PatientLink:
                 self._idle.append(reader)
 
     def _another(self) -> _Reader:
-        reader = _Reader(None if self._held else self._link, self._connect, self._hear)
+        reader = _Reader(None if self._held else self._link, self._connect, self._tell)
         threading.Thread(target=reader.run, name="reader", daemon=True).start()
         return reader
+
+    def _tell(self, about: str) -> None:
+        """Tell that a call has returned after all: a reader is free again for whom it lacked."""
+        waiting = [about]
+        with contextlib.suppress(Empty):
+            while True:
+                waiting.append(self._refused.get_nowait())
+        for one in dict.fromkeys(waiting):
+            self._hear(
+                ListReturned() if one == _LIST else GuestEvent(one, Topic.READ, time.monotonic())
+            )
 
 
 class _Call:
@@ -142,19 +159,19 @@ class _Reader:
         self,
         reads: Reads | None,
         connect: Callable[[], Reads],
-        hear: Callable[[GuestEvent | LinkLost], None],
+        returned: Callable[[str], None],
     ) -> None:
         self.todo: SimpleQueue[_Call | None] = SimpleQueue()
         self._reads = reads
         self._own = reads is None
         self._connect = connect
-        self._hear = hear
+        self._returned = returned
 
     def run(self) -> None:
         while (call := self.todo.get()) is not None:
             call.answer(self._make(call))
-            if call.given_up and call.about != _LIST:
-                self._hear(GuestEvent(call.about, Topic.READ, time.monotonic()))
+            if call.given_up:
+                self._returned(call.about)
         self._let_go()
 
     def _make(self, call: _Call) -> Any:  # noqa: ANN401 - whatever was asked for

@@ -42,6 +42,11 @@ class GuestEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class ListReturned:
+    """A list that had been given up on has come."""
+
+
+@dataclass(frozen=True, slots=True)
 class LinkLost:
     """The connection is gone; `why` is for the log."""
 

@@ -12,10 +12,10 @@ import pytest
 from agent.config import Config
 from agent.config.settings import ReconcileSettings, StateSettings
 from agent.daemon import Daemon
-from agent.errors import HypervisorAway, NotPermitted
+from agent.errors import Held, HypervisorAway, NotPermitted
 from agent.events import CpusUnwatched, LinkFailed, LinkUp, Wake
 from agent.parts import Parts
-from agent.port import LinkLost
+from agent.port import GuestEvent, LinkLost, Topic
 from tests.fake import Call, Fake
 from tests.logbook import Logbook
 
@@ -100,6 +100,41 @@ def test_a_libvirt_that_denies_what_it_is_asked_is_not_away(daemon: Daemon, book
         "cycle.failed",
         "libvirt.connected",
     ]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [Wake(listed=True), Wake(guests={"u": [GuestEvent("u", Topic.READ, 0.0)]})],
+    ids=["the list", "a guest"],
+)
+def test_a_look_that_libvirt_kept_waiting_is_taken_as_soon_as_it_answers(
+    daemon: Daemon, answer: Wake
+) -> None:
+    fake = cast("Fake", daemon._hypervisor)
+    fake.fail("uuids", Held("it holds one of them"))
+    daemon._turn(linked(daemon))
+    assert not daemon.ready()[0]
+    daemon._timer.expire(3600)
+    daemon._turn(Wake(returned=True))
+    assert not daemon.ready()[0]
+    daemon._turn(answer)
+    assert daemon.ready()[0]
+    looks = fake.count("uuids")
+    daemon._turn(answer)
+    assert fake.count("uuids") == looks, "once"
+
+
+def test_events_in_between_do_not_make_it_forget_that_look(daemon: Daemon) -> None:
+    fake = cast("Fake", daemon._hypervisor)
+    daemon._turn(linked(daemon))
+    fake.fail("uuids", Held("it holds one of them"))
+    daemon._timer.expire()
+    daemon._turn(Wake())
+    daemon._timer.expire(3600)
+    daemon._turn(Wake(returned=True))
+    looks = fake.count("uuids")
+    daemon._turn(Wake(listed=True))
+    assert fake.count("uuids") == looks + 1
 
 
 def test_cpus_that_nobody_watches_any_more_are_told_and_looked_at(
