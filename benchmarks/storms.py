@@ -57,8 +57,7 @@ OPENING: Final = frozenset(
 )
 WHY_BACK: Final = (
     "libvirtd holds its guests for a while after its start, and the agent waits for nobody's lock: "
-    "a list that is not there in 50 ms is asked for again after 1 s, a guest after 5 s; "
-    "the floor waits"
+    "what is not there in 50 ms is asked for again when that call has returned; the floor waits"
 )
 WHY_CALLS: Final = (
     "a connection that pins looks each guest up once, for the handle that a pin needs; "
