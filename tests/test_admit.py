@@ -22,6 +22,7 @@ from agent.terminal import DEFAULT_CONFIG
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+RULES: Final = Path(__file__).parents[1] / "debian" / "rules"
 HOOK: Final = Path(admit.__file__)
 DEFINITION: Final = b"<domain>\n<name>\xe2\x98\x83</name></domain>\n"
 OTHERS: Final = ("start", "started", "stopped", "release", "reconnect", "attach", "unheard-of", "")
@@ -131,10 +132,11 @@ def test_it_is_installed_by_copying_one_file(tmp_path: Path) -> None:
 
 def test_the_guide_installs_it_where_libvirt_looks() -> None:
     guide = (HOOK.parents[1] / "docs" / "admission.md").read_text()
-    (source, target), *more = re.findall(r"^    install -Dm755 (\S+) (\S+)$", guide, re.MULTILINE)
-    assert more == []
-    assert source.endswith(f"/site-packages/agent/{HOOK.name}")
-    assert target == "/etc/libvirt/hooks/qemu.d/emupool"
+    told = re.findall(r"^    install -Dm755 (\S+) (\S+)$", guide, re.MULTILINE)
+    (packaged, installed), targets = (source for source, _ in told), {target for _, target in told}
+    assert f"$(share){packaged.removeprefix('/usr/share')}" in (RULES.read_text())
+    assert installed.endswith(f"/site-packages/agent/{HOOK.name}")
+    assert targets == {"/etc/libvirt/hooks/qemu.d/emupool"}
 
 
 def test_it_loads_next_to_nothing() -> None:
