@@ -111,7 +111,7 @@ def test_guests_leave_a_pcpu_that_goes_off_line_and_return_when_it_is_back(
         assert single.metric("cell_cpus", cell="0", state="offline") == 1
     wait_on(ONE, leaves)
     wait_on(ZERO, stays)
-    assert single.metric("pool_shortage_cpus", cell="0") == 0
+    wait(lambda: single.metric("pool_shortage_cpus", cell="0") == 0, "the end of the shortage")
     assert given(machine) in {ALL, CpuSet()}  # version 2 need not have been given any
     assert threads <= {t.tid for t in leaves.threads() if t.role == "emulator"}
     # What libvirt is asked to do there works again, and so does a start.

@@ -734,13 +734,15 @@ def test_threads_may_end_at_any_moment_while_one_looks(cgroups: Cgroups, process
     churning.start()
     counts, files = set(), open_files()
     try:
-        for _ in range(300):
+        rounds = 0
+        while rounds < 300 or len(counts) == 1:
+            rounds += 1
             counts.add(len(threads.settle(place, CpuSet.of(0, 1)).kernel.threads))
             assert threads.times(place) is not None
     finally:
         stop.set()
         churning.join()
-    assert {2, 3} <= counts
+    assert counts <= {2, 3, 4}  # one that ends may be on the list for a moment more
     assert open_files() == files
 
 
