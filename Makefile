@@ -52,10 +52,10 @@ deb: ## build the Debian package, dist/emupool_VERSION_ARCH.deb (root, mmdebstra
 test-deb: ## prove it in a new Debian 12: installed, upgraded, removed, purged
 	@tools/test-deb.sh
 
-lab: setup ## boot virtual NUMA hosts and run every scenario there (root; under an hour)
+lab: setup ## boot virtual NUMA hosts and run every scenario there (root)
 	@$(PYTHON) -m lab $(ARGS)
 
-lab-smoke: setup ## the most telling scenarios, on one of them (under 20 minutes)
+lab-smoke: setup ## the most telling scenarios, on one of them
 	@$(PYTHON) -m lab --smoke $(ARGS)
 
 lab-shell: setup ## a console on one of them

@@ -17,7 +17,6 @@ echo lab >"$root/etc/hostname"
 echo 127.0.0.1 localhost lab >"$root/etc/hosts"
 chroot "$root" passwd --quiet --delete root
 rm -f "$root/etc/libvirt/qemu/networks/autostart/default.xml" # there is no network
-printf '%s\n' vhost_net tun >"$root/etc/modules-load.d/lab.conf"
 
 # What a compute node does by the clock would only take time from the scenarios.
 chroot "$root" systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer \

@@ -732,7 +732,7 @@ def test_threads_may_end_at_any_moment_while_one_looks(cgroups: Cgroups, process
 
     churning = threading.Thread(target=churn)
     churning.start()
-    counts, files = set(), open_files()
+    counts, files = set[int](), open_files()
     try:
         rounds = 0
         while rounds < 300 or len(counts) == 1:

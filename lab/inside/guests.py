@@ -40,7 +40,6 @@ class Guest:
     """Its iothread's pin, if it has an iothread."""
     policy: str | None = "isolate"
     """What its metadata says; without, its pins and the configuration's rules tell."""
-    devices: str = ""
 
     @property
     def uuid(self) -> str:
@@ -79,7 +78,6 @@ class Guest:
     <controller type='usb' model='none'/>
     <video><model type='none'/></video>
     <memballoon model='none'/>
-    {self.devices}
   </devices>
 </domain>
 """
@@ -105,7 +103,7 @@ class Node:
     @property
     def link(self) -> libvirt.virConnect:
         """Return a connection that lives; a libvirtd that starts is waited for."""
-        if self._connection is None or not self._connection.isAlive():
+        if not self._is_alive():
             for _ in range(240):
                 with contextlib.suppress(libvirt.libvirtError):
                     self._connection = libvirt.open("qemu:///system")
@@ -114,6 +112,13 @@ class Node:
             else:
                 raise RuntimeError("libvirtd does not come back")
         return self._connection
+
+    def _is_alive(self) -> bool:
+        """Ask libvirtd: without an event loop `isAlive` does not know of a restart."""
+        try:
+            return self._connection is not None and bool(self._connection.getLibVersion())
+        except libvirt.libvirtError:
+            return False
 
     def domain(self, guest: Guest) -> libvirt.virDomain:
         """Return a guest's domain."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -58,6 +59,11 @@ class Lab:
             iothread=dice.choice((None, original, original, others)),
             policy=dice.choice(("isolate",) * 7 + ("ignore",)),
         )
+
+    def newcomer(self) -> Guest:
+        """Return a managed guest that is not there yet."""
+        numbers = (self.guest(number) for number in itertools.count(400))
+        return next(g for g in numbers if g.managed and g.name not in self.guests)
 
     def tenants(self, cell: int) -> list[int]:
         """Return the pCPUs of a cell that vCPUs are pinned to: the lower half of its cores."""

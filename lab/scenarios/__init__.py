@@ -46,7 +46,6 @@ SCENARIOS: Final = (
     Scenario("unit", "hangs", smoke=True),
     Scenario("pools", "ratios", smoke=True, machines=_NODES),
     Scenario("pools", "comings_and_goings", smoke=True),
-    Scenario("pools", "vhost", smoke=True),
     Scenario("pools", "drift", smoke=True, machines=_NODES),
     Scenario("pools", "isolated", machines=("odd",)),
     Scenario("cpus", "of_a_pool", smoke=True),

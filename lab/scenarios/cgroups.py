@@ -39,7 +39,7 @@ def allowed_cpus(lab: Lab) -> Figures:
     finally:
         _allow(everything)
     lab.rules = replace(lab.rules, partition=None)
-    lab.start(lab.guest(8))
+    lab.start(lab.newcomer())
     lab.settle("all to be right with every pCPU again")
     return {"gone": sorted(gone), "left_after": f"{took:.1f}s"}
 

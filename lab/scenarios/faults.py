@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 def libvirtd_restarts(lab: Lab) -> Figures:
     """A libvirtd is restarted, and killed while guests end: the agent comes back."""
     lab.use("2")
-    present = lab.populate(8)
+    lab.populate(8)
     lab.settle()
     main, before = agent.pid(), agent.metric("libvirt_reconnects_total")
     host.run("systemctl", "restart", "libvirtd")
     again = wait_for(
         lambda: agent.metric("libvirt_reconnects_total") > before and agent.ready(), "a reconnect"
     )
-    lab.start(lab.guest(len(present)))
+    lab.start(lab.newcomer())
     lab.settle("all pins after a restart of libvirtd")
     cursor, before = agent.now(), agent.metric("libvirt_reconnects_total")
     host.run("systemctl", "kill", "--signal=KILL", "--kill-whom=main", "libvirtd")

@@ -10,17 +10,13 @@ from typing import TYPE_CHECKING
 import libvirt
 
 from lab.inside import agent, guests, host
-from lab.inside.guests import Guest
 from lab.inside.waiting import check, wait_for
 
 if TYPE_CHECKING:
+    from lab.inside.guests import Guest
     from lab.inside.lab import Figures, Lab
 
 _LIVE = libvirt.VIR_DOMAIN_AFFECT_LIVE
-_VHOST = """
-    <interface type='ethernet'>
-      <target dev='{}'/><model type='virtio'/><driver name='vhost'/>
-    </interface>"""
 
 
 def ratios(lab: Lab) -> Figures:
@@ -73,33 +69,6 @@ def isolated(lab: Lab) -> Figures:
     lab.use("2", cpus=host.show(host.isolated()))
     lab.settle("guests to have one isolated pCPU each")
     return {"/".join(host.show(lab.pool(cell)) for cell in lab.cells): "isolated"}
-
-
-def vhost(lab: Lab) -> Figures:
-    """The vhost workers of a guest with vhost-net go where its emulator threads go."""
-    lab.use("4")
-    lab.populate(len(lab.cells))
-    cell = max(lab.cells)
-    plain = lab.guest(300, cell)
-    guest = Guest(
-        name="guest-vhost",
-        cell=cell,
-        claims=plain.claims,
-        original=plain.original,
-        devices=_VHOST.format("lab0"),
-    )
-    check(Path("/dev/vhost-net").exists(), "the kernel has no vhost-net")
-    lab.start(guest)
-    lab.settle()
-    found = [thread for thread in guests.threads(guest) if thread.name.startswith("vhost-")]
-    check(found, f"no vhost worker: {guests.threads(guest)}")
-    check({thread.role for thread in found} == {"emulator"}, f"it is elsewhere: {found}")
-    lab.use("1")  # the pools grow: a worker born under a narrow mask has to follow
-    lab.settle("the vhost worker to follow a wider pool")
-    now = [thread for thread in guests.threads(guest) if thread.name.startswith("vhost-")]
-    lab.end(guest)
-    lab.settle()
-    return {"workers": len(found), "now": host.show(now[0].cpus)}
 
 
 def drift(lab: Lab) -> Figures:

@@ -35,11 +35,11 @@ def full_state_directory(lab: Lab) -> Figures:
         with suppress(OSError), fill.open("wb", buffering=0) as stream:
             while True:
                 stream.write(bytes(4096))
-        lab.start(lab.guest(6))
+        lab.start(lab.newcomer())
         lab.settle("a guest to be pinned although nothing can be written")
         wait_for(lambda: _faults("fault.began", cursor), "the full directory to be told of")
         fill.unlink()
-        lab.start(lab.guest(7))
+        lab.start(lab.newcomer())
         lab.settle()
         wait_for(lambda: _faults("fault.ended", cursor), "the fault's end to be told of")
     finally:
@@ -60,9 +60,9 @@ def clock_steps(lab: Lab) -> Figures:
     lab.populate(4)
     lab.settle()
     main = agent.pid()
-    for number, step in enumerate((_HOUR, -_HOUR)):
+    for step in (_HOUR, -_HOUR):
         time.clock_settime(time.CLOCK_REALTIME, time.time() + step)
-        lab.start(lab.guest(4 + number))
+        lab.start(lab.newcomer())
         lab.settle("a guest to be pinned after a step of the clock")
         agent.reconciled()
     check(agent.pid() == main, "it was started anew")
@@ -100,7 +100,7 @@ def starved(lab: Lab) -> Figures:
     lab.settle()
     main = agent.pid()
     with _starved(max(host.online())):
-        lab.start(lab.guest(6))
+        lab.start(lab.newcomer())
         took = lab.settle("a guest to be pinned by an agent that starves", 400)
     check(agent.pid() == main, "it was started anew")
     return {"pinned": f"{took:.0f}s"}

@@ -164,7 +164,7 @@ def hangs(lab: Lab) -> Figures:
     main, restarts = agent.pid(), int(agent.show("NRestarts")["NRestarts"])
     cursor = agent.now()
     os.kill(main, signal.SIGSTOP)
-    guest = lab.start(lab.guest(len(lab.present)))
+    guest = lab.start(lab.newcomer())
     took = wait_for(
         lambda: agent.pid() not in {0, main} and agent.ready(), "systemd to start it again", 300
     )
