@@ -60,7 +60,6 @@ SCENARIOS: Final = (
     Scenario("lifecycle", "managed_save"),
     Scenario("lifecycle", "reboots"),
     Scenario("lifecycle", "burst"),
-    Scenario("resources", "full_state_directory"),
     Scenario("resources", "clock_steps"),
     Scenario("resources", "starved"),
     Scenario("cgroups", "daemon_reload"),

@@ -1,4 +1,4 @@
-"""What is short or odd on the host: no room for the state file, the clock, the CPU."""
+"""What is short or odd on the host: the clock, the CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.inside import agent, host
-from lab.inside.waiting import check, wait_for
+from lab.inside.waiting import check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,40 +18,6 @@ if TYPE_CHECKING:
     from lab.inside.lab import Figures, Lab
 
 _HOUR = 3600.0
-_STATE = agent.STATE.parent
-
-
-def full_state_directory(lab: Lab) -> Figures:
-    """No room for the state file: it is told, guests are pinned all the same, and it ends."""
-    lab.use("2")
-    agent.stop()
-    host.run("mount", "-t", "tmpfs", "-o", "size=64k,mode=0755", "full", str(_STATE))
-    try:
-        agent.start()
-        lab.populate(6)
-        lab.settle()
-        cursor = agent.now()
-        fill = _STATE / "fill"
-        with suppress(OSError), fill.open("wb", buffering=0) as stream:
-            while True:
-                stream.write(bytes(4096))
-        lab.start(lab.newcomer())
-        lab.settle("a guest to be pinned although nothing can be written")
-        wait_for(lambda: _faults("fault.began", cursor), "the full directory to be told of")
-        fill.unlink()
-        lab.start(lab.newcomer())
-        lab.settle()
-        wait_for(lambda: _faults("fault.ended", cursor), "the fault's end to be told of")
-    finally:
-        agent.stop()
-        host.run("umount", str(_STATE))
-        agent.start()
-    lab.settle("all to be right with the state directory of before")
-    return {}
-
-
-def _faults(event: str, cursor: str) -> list[str]:
-    return [str(found) for found in agent.events(event, cursor) if "state" in str(found)]
 
 
 def clock_steps(lab: Lab) -> Figures:
