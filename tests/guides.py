@@ -106,9 +106,10 @@ class Place:
 
     def run(self, commands: str) -> str:
         """Run commands as root would type them, each of which has to succeed; return the output."""
+        there = f"/proc/{self._holder.pid}"  # its root too: we may be in a chroot
         done = subprocess.run(
             [
-                *("nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "--"),
+                *("nsenter", f"--mount={there}/ns/mnt", f"--root={there}/root", "--"),
                 *("bash", "-euo", "pipefail", "-c", f'cd "$0"\n{commands}', str(self._folder)),
             ],
             capture_output=True,
