@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 BACK_OFF: Final = (5.0, 10.0, 30.0)
 """Seconds until a busy or failing guest is tried again, if no event says so before."""
+_CROWD: Final = (0.25, 0.5, 1.0, 2.0, 5.0)
+"""The same for one that was not tried, since too many calls were under way."""
 PATIENCE_AT_END: Final = 5.0
 """Seconds that a clean stop or a release waits for calls under way."""
 _GAP: Final = 1.0
@@ -63,6 +65,7 @@ class _Retry:
     due: float
     busy: bool
     attempts: int = 1
+    crowded: bool = False  # it was not tried: too many calls were under way
 
 
 class Rebalancer:
@@ -135,6 +138,8 @@ class Rebalancer:
         named = named or Named()
         late = self._pins.collect()
         self._absorb(late, started)
+        if late:  # there is room again
+            self._retries = {u: r for u, r in self._retries.items() if not r.crowded}
         for uuid in named.freed:
             self._retries.pop(uuid, None)
         due = self._take_turns(started)
@@ -278,8 +283,7 @@ class Rebalancer:
         """
         due = sorted((r.due, uuid) for uuid, r in self._retries.items() if r.due <= now)
         waits = bool(self._pins.under_way() & self._retries.keys())
-        self._turn = ""
-        tried = set()
+        self._turn, tried = "", set[str]()
         for _, uuid in due:
             retry = self._retries[uuid]
             if retry.busy and waits:
@@ -314,7 +318,7 @@ class Rebalancer:
         now = self._clock()
         self._absorb(applied.outcomes, now)
         for uuid in applied.deferred:
-            self._fail(uuid, now, busy=False)
+            self._fail(uuid, now, busy=False, crowded=True)
         left = undone(steps, applied.outcomes)
         self._memory = remember(self._memory, plan, before, snapshot.guests, left)
         active = {guest.uuid for guest in snapshot.guests if guest.active}
@@ -360,11 +364,12 @@ class Rebalancer:
             guests = {**self._memory.guests, step.uuid: replace(memory, placed=placed)}
             self._memory = replace(self._memory, guests=guests)
 
-    def _fail(self, uuid: str, now: float, *, busy: bool) -> None:
+    def _fail(self, uuid: str, now: float, *, busy: bool, crowded: bool = False) -> None:
         before = self._retries.get(uuid)
         attempts = before.attempts + 1 if before else 1
-        delay = BACK_OFF[min(attempts, len(BACK_OFF)) - 1]
-        self._retries[uuid] = _Retry(now + delay, busy, attempts)
+        delays = _CROWD if crowded else BACK_OFF
+        delay = delays[min(attempts, len(delays)) - 1]
+        self._retries[uuid] = _Retry(now + delay, busy, attempts, crowded)
 
     def _prune_stuck(self, plan: Plan, guests: Iterable[Guest]) -> None:
         """Forget threads that follow now, or ended: should they drift later, that is news."""

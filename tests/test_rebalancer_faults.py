@@ -319,6 +319,40 @@ def test_a_busy_guest_holds_nobody_up_and_is_pinned_when_its_job_ends(node: Node
     node.assert_settled()
 
 
+def five_of_six_held(node: Node) -> list[str]:
+    """Have a pool grow while five of its six guests are held; the last is not tried then."""
+    uuids = sorted(node.start(name) for name in "abcdef")
+    node.rebalancer.reconfigure(pools(6))
+    node.reacted()
+    node.assert_settled()
+    for uuid in uuids[:-1]:
+        node.hold(uuid)
+    node.rebalancer.reconfigure(pools(3))
+    result = node.cycle(Cause.RELOAD)
+    assert [call.uuid for call in node.fake.log if call.name == "pin_emulator"] == uuids[:-1]
+    assert node.placed(uuids[-1]) < node.pool(result)
+    return uuids
+
+
+def test_one_that_found_no_room_is_tried_as_soon_as_a_call_returns(node: Node) -> None:
+    uuids = five_of_six_held(node)
+    node.fake.free(uuids[0])
+    result = node.returned()
+    assert node.placed(uuids[-1]) == node.pool(result)
+
+
+def test_one_that_found_no_room_is_tried_again_soon_and_then_less_and_less_often(
+    node: Node,
+) -> None:
+    five_of_six_held(node)
+    for seconds in (0.25, 0.5, 1.0, 2.0, 5.0, 5.0):
+        patience = node.patience()
+        assert patience is not None
+        assert 0 < patience <= seconds
+        node.clock.now += seconds
+        node.cycle(Cause.DEADLINE)
+
+
 def test_a_busy_guest_is_tried_again_with_growing_patience(node: Node) -> None:
     busy = node.start("busy")
     hold = node.hold(busy)
@@ -480,11 +514,13 @@ def test_what_a_crowd_kept_from_being_tried_is_tried_soon(node: Node) -> None:
     result = node.reacted()
     assert node.pinner.under_way() == set(busy)
     assert (result.errors, node.fake.record(other)) == ((), cpus("5"))
-    assert node.patience() == BACK_OFF[0]
+    soon = node.patience()
+    assert soon is not None
+    assert 0 < soon < 1
     for uuid in busy:
         node.fake.free(uuid)
     node.pinner.drain(10)
-    node.wait(BACK_OFF[0])
+    node.wait(soon)
     assert node.placed(other) == one
 
 
