@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from agent.errors import EmupoolError
     from agent.pinner import Outcome
     from agent.planner import Plan
-    from agent.pool import GuestMemory, Memory
+    from agent.pool import Memory
     from agent.snapshot import Guest
     from agent.topology import Host
     from agent.transition import Step
@@ -99,12 +99,18 @@ def undone(steps: Iterable[Step], outcomes: Iterable[Outcome]) -> frozenset[str]
     return frozenset(s.uuid for s in steps if (s.uuid, s.iothread) not in done)
 
 
+def spared(memory: Memory, before: Memory, failures: Iterable[tuple[str, object]]) -> Memory:
+    """Return `memory`, the plan's, with what was known of guests that cannot be read now."""
+    known = {uuid: before.guests[uuid] for uuid, _ in failures if uuid in before.guests}
+    return replace(memory, guests={**known, **memory.guests})
+
+
 def remember(
     memory: Memory, plan: Plan, before: Memory, guests: Iterable[Guest], left: frozenset[str]
 ) -> Memory:
     """Return `memory`, the plan's, with what really happened to guests and pools."""
     planned = {guest.uuid: guest for guest in plan.guests}
-    kept: dict[str, GuestMemory] = {}
+    kept = {uuid: one for uuid, one in memory.guests.items() if uuid not in planned}  # spared
     elsewhere: list[CpuSet] = []  # where guests are that are not where the plan wants them
     for guest in guests:
         known = memory.guests.get(guest.uuid)

@@ -19,7 +19,7 @@ from agent import pinner, planner, transition
 from agent.checkpoint import StateError
 from agent.cpuset import CpuSet
 from agent.cpusets import NOTHING_MENDED, Mended
-from agent.cycle import PARTIAL, Cause, CycleResult, misfits, remember, undone
+from agent.cycle import PARTIAL, Cause, CycleResult, misfits, remember, spared, undone
 from agent.errors import GuestBusy, GuestGone
 from agent.events import Named
 from agent.policy import GuestSettings
@@ -308,7 +308,7 @@ class Rebalancer:
         self, plan: Plan, snapshot: Snapshot, steps: tuple[Step, ...], cause: Cause
     ) -> list[Outcome]:
         before = self._memory
-        self._memory = plan.memory
+        self._memory = spared(plan.memory, before, snapshot.failures)
         if any(s.uuid in snapshot.untold and not self._had_pinned(before, s.uuid) for s in steps):
             self._save(self._clock())  # the original would die with us
         now = self._clock()

@@ -52,6 +52,22 @@ def saved_original(node: Node, uuid: str) -> str | None:
     return None if known is None else known["emulator"]
 
 
+@pytest.mark.parametrize("cause", [Cause.RECONNECT, Cause.RECONCILE])
+def test_a_guest_that_cannot_be_read_for_once_keeps_its_original(node: Node, cause: Cause) -> None:
+    uuid, other = node.create("a", emulatorpin="4"), node.create("other")
+    node.reacted()
+    node.fake.fail("xml", SysfsError("/sys", "?", "odd"), uuid)
+    node.rebalancer.reconnected()
+    failed = node.cycle(cause)
+    assert [about for about, _ in failed.failures] == [uuid]
+    assert {uuid, other} == set(failed.memory.guests)
+    result = node.cycle()
+    assert next(g for g in result.guests if g.uuid == uuid).original.emulator == cpus("4")
+    node.fake.destroy(uuid)
+    node.reacted()
+    assert set(node.cycle().memory.guests) == {other}
+
+
 def watch_first_pins(node: Node) -> dict[str, str | None]:
     """Note what the state file says of a guest's original when its first pin is sent."""
     seen: dict[str, str | None] = {}
