@@ -222,6 +222,8 @@ def test_ctrl_c_ends_the_command_with_success_and_the_terminal_as_it_was(number:
     with running(answers=answers) as server:
         assert server.address is not None
         url = "http://{}:{}".format(*server.address[:2])
+        # A shell that starts us in the background has us ignore SIGINT, and children inherit that.
+        before = signal.signal(number, signal.default_int_handler)
         process = subprocess.Popen(
             [sys.executable, "-m", "agent", "status", "--watch", "--url", url],
             stdin=theirs,
@@ -229,6 +231,7 @@ def test_ctrl_c_ends_the_command_with_success_and_the_terminal_as_it_was(number:
             stderr=subprocess.PIPE,
             env=os.environ | {"TERM": "xterm", "COLUMNS": "100", "LINES": "30"},
         )
+        signal.signal(number, before)
         os.close(theirs)
         seen = b""
         while b"\x1b[J" not in seen:  # the whole first picture
