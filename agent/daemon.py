@@ -23,11 +23,11 @@ from agent.connector import Connector, daemon_runs
 from agent.cycle import PARTIAL, Cause
 from agent.errors import EmupoolError, Held, HypervisorAway
 from agent.events import CpusUnwatched, Inbox, Named, PinReturned, Reload, Stop, Timer, watch_cpus
+from agent.following import settings
 from agent.lookout import Doubt, Lookout
 from agent.metrics import Metrics
 from agent.observer import Observer
 from agent.opinion import Opinion
-from agent.parts import settings
 from agent.pinner import Pinner
 from agent.pool import OnStop
 from agent.port import Topic

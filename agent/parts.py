@@ -1,21 +1,17 @@
-"""What the daemon and the commands that do its work once are made from."""
+"""What the daemon is made from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agent import offline
 from agent.doorkeeper import UNGUARDED, Door
-from agent.rebalancer import Settings
 from agent.recorder import Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from fractions import Fraction
 
     from agent.checkpoint import Checkpoint
-    from agent.config import Config
     from agent.events import Waiter
     from agent.lookout import Nursery
     from agent.port import Hypervisor
@@ -36,9 +32,3 @@ class Parts:
     mender: Cpusets | None = None
     door: Door = UNGUARDED
     recorder: Callable[[Checkpoint], Recorder] = Recorder
-
-
-def settings(config: Config, ratio: Fraction | None = None) -> Settings:
-    """Return what a cycle follows, with `ratio` in every cell if it is given."""
-    pool = config.pool if ratio is None else offline.with_ratio(config.pool, ratio)
-    return Settings(pool, config.guests, config.reconcile.dry_run)

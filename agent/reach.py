@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from agent import offline
 from agent.checkpoint import NO_STATE, Checkpoint, Saved, StateError, load_file
-from agent.parts import settings
+from agent.following import settings
 from agent.sysfs import Sysfs
 
 if TYPE_CHECKING:

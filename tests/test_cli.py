@@ -131,6 +131,15 @@ def without_libvirt(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_a_command_that_plans_once_loads_nothing_of_the_daemon() -> None:
+    program = "import sys, agent.cli; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    daemons = {"agent.daemon", "agent.parts", "agent.doorkeeper", "agent.recorder", "structlog"}
+    assert daemons & set(done.stdout.split()) == set()
+
+
 def test_a_domain_that_is_none_is_a_warning_and_the_others_are_planned(
     root: Path, domains: Path
 ) -> None:

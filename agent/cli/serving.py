@@ -102,8 +102,8 @@ def release(config_path: Path | None) -> None:
     """
     from agent import releasing  # noqa: PLC0415
     from agent.checkpoint import Checkpoint, Lock  # noqa: PLC0415
+    from agent.following import settings  # noqa: PLC0415
     from agent.observer import Observer  # noqa: PLC0415
-    from agent.parts import settings  # noqa: PLC0415
     from agent.pinner import Pinner  # noqa: PLC0415
     from agent.rebalancer import Rebalancer  # noqa: PLC0415
     from agent.threads import Threads  # noqa: PLC0415
