@@ -34,7 +34,7 @@ from tests.guests import wait_until
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from benchmarks.suite import Effort
     from benchmarks.watch import Watch
@@ -210,16 +210,27 @@ def reloads(
 
 def counted_reload(stage: Stage, guests: Sequence[Guest]) -> Calls:
     """Return the calls of the agent from a reload until it is at rest."""
+
+    def reload(service: Service) -> None:
+        service.configure(pool={"emulator_overcommit_ratio": len(guests) / 2})
+        service.hup()
+
+    return counted_move(stage, guests, "counted-reload", reload)
+
+
+def counted_move(
+    stage: Stage, guests: Sequence[Guest], name: str, move: Callable[[Service], object]
+) -> Calls:
+    """Return the calls of an agent at rest, from `move` until it has moved all and rests again."""
     count = len(guests)
-    tap, service = counted_service(stage, "counted-reload")
+    tap, service = counted_service(stage, name)
     service.configure(pool={"emulator_overcommit_ratio": count})
     with tap, service:
         placed(service, count)
         verify(guests, ZERO)
         rested(service)
         tap.taken()
-        service.configure(pool={"emulator_overcommit_ratio": count / 2})
-        service.hup()
+        move(service)
         verify(guests, BOTH)
         rested(service)
         return Calls(tap.taken(), 1 + 2 * count)
@@ -295,18 +306,10 @@ def one_restart(stage: Stage, service: Service, lanes: Lanes, count: int) -> flo
 
 def counted_restart(stage: Stage, guests: Sequence[Guest]) -> Calls:
     """Return the calls of the agent over its new connections, until it is at rest."""
-    count = len(guests)
-    tap, service = counted_service(stage, "counted-restart")
-    service.configure(pool={"emulator_overcommit_ratio": count})
-    with tap, service:
-        placed(service, count)
-        verify(guests, ZERO)
-        rested(service)
-        tap.taken()
-        one_restart(stage, service, Lanes.of(guests), count)
-        verify(guests, BOTH)
-        rested(service)
-        return Calls(tap.taken(), 1 + 2 * count)
+    lanes, count = Lanes.of(guests), len(guests)
+    return counted_move(
+        stage, guests, "counted-restart", lambda service: one_restart(stage, service, lanes, count)
+    )
 
 
 # up to a thousand guests

@@ -139,8 +139,8 @@ def test_prometheus_can_evaluate_each_rule(scene: Scene) -> None:
 
 
 @contextmanager
-def a_ratio_that_its_pcpus_cannot_keep(scene: Scene) -> Iterator[None]:
-    scene.service.configure(pool={"emulator_overcommit_ratio": 1})
+def _reloaded(scene: Scene, ratio: int) -> Iterator[None]:
+    scene.service.configure(pool={"emulator_overcommit_ratio": ratio})
     scene.service.hup()
     try:
         yield
@@ -149,15 +149,12 @@ def a_ratio_that_its_pcpus_cannot_keep(scene: Scene) -> Iterator[None]:
         scene.service.hup()
 
 
-@contextmanager
-def a_file_that_is_refused(scene: Scene) -> Iterator[None]:
-    scene.service.configure(pool={"emulator_overcommit_ratio": 0})
-    scene.service.hup()
-    try:
-        yield
-    finally:
-        scene.service.configure(pool={"emulator_overcommit_ratio": 2})
-        scene.service.hup()
+def a_ratio_that_its_pcpus_cannot_keep(scene: Scene) -> AbstractContextManager[None]:
+    return _reloaded(scene, 1)
+
+
+def a_file_that_is_refused(scene: Scene) -> AbstractContextManager[None]:
+    return _reloaded(scene, 0)
 
 
 @contextmanager
