@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.request
 from typing import TYPE_CHECKING, Any, Final
 
 from agent import report
@@ -44,6 +42,8 @@ def fetch_status(base: str) -> Any:  # noqa: ANN401 - JSON
     """Return the `status` document; HypervisorAway if no daemon answers at `base`."""
     if not base.startswith(("http://", "https://")):
         raise Refused(f"{base!r} is no address: http://HOST:PORT is one")
+    import urllib.request  # noqa: PLC0415 - the daemon, which only tells its address, goes without
+
     full = base.rstrip("/") + "/api/v1/status"
     try:
         with urllib.request.urlopen(full, timeout=_TIMEOUT) as answer:  # noqa: S310 - checked above

@@ -16,7 +16,7 @@ number and formats nothing (0.3 us; a line of JSON 40 us).
 
 structlog imports rich where that is installed, for coloured tracebacks that nobody asks for here,
 and asyncio, for methods that nobody awaits here: 4.5 and 2 MiB, an eighth of this daemon. It is
-told that there is no rich, and given an empty asyncio.
+told that there is no rich, and given a hollow asyncio.
 """
 
 from __future__ import annotations
@@ -27,33 +27,16 @@ import re
 import sys
 import threading
 from collections.abc import Mapping
-from contextlib import contextmanager
 from itertools import islice
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
+from agent.lean import without
 
-@contextmanager
-def _lean() -> Iterator[None]:
-    """Stand in for what is not used, unless it is imported already: then it costs nothing more."""
-    stand_ins = {
-        "rich": None,  # Python's way to say "not there"
-        "asyncio": ModuleType("asyncio"),
-    }
-    missing = {name: one for name, one in stand_ins.items() if name not in sys.modules}
-    sys.modules.update(missing)  # type: ignore[arg-type] # typeshed knows of no None
-    try:
-        yield
-    finally:
-        for name in missing:
-            del sys.modules[name]
-
-
-with _lean():
+with without(absent=("rich",), hollow=("asyncio",)):
     import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from structlog.typing import EventDict, WrappedLogger
 

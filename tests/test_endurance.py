@@ -15,7 +15,7 @@ from tests.effort import SOAK, examples
 if TYPE_CHECKING:
     from pathlib import Path
 
-MARKS = [examples(some, some * 100) for some in (100, 300, 500)]
+MARKS = [examples(some, some * 100) for some in (100, 200, 300, 400, 500)]
 ROOM = 1024  # KiB; what caches and the allocator's leavings still vary by
 
 

@@ -297,16 +297,6 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
 
 
-def test_what_is_not_used_is_not_imported_and_still_can_be() -> None:
-    code = """
-import sys, agent.logs
-print([name for name in sys.modules if name.split(".")[0] in {"rich", "asyncio"}])
-import asyncio, rich.console
-print(rich.console.Console.__name__, asyncio.run.__name__)
-"""
-    assert run(code).stdout.split() == ["[]", "Console", "run"]
-
-
 def test_unconfigured_only_warnings_are_written_and_not_to_standard_output() -> None:
     ended = run("from agent import logs; log = logs.get('x'); log.info('a.b'); log.warning('c.d')")
     assert ended.stdout == ""
