@@ -124,7 +124,8 @@ def remember(
             kept[guest.uuid] = known
             elsewhere.append(known.placed or EMPTY)
         elif wanted.managed:
-            kept[guest.uuid] = replace(known, placed=target)
+            as_it_was = known.placed == target
+            kept[guest.uuid] = known if as_it_was else replace(known, placed=target)
     cells = _lingering(plan, before.cells, union(elsewhere))
     return replace(memory, cells=cells, guests=kept)
 

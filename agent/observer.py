@@ -55,6 +55,7 @@ class Observer:
         self._host: Host | None = None
         self._seen: dict[str, Seen] = {}
         self._verdicts: dict[str, Verdict] = {}
+        self._shown: dict[str, Guest] = {}
         self._failures: list[tuple[str, EmupoolError]] = []
         self._held: set[str] = set()
         self._answered: set[str] = set()
@@ -106,10 +107,18 @@ class Observer:
         )
 
     def guests(self, busy: Collection[str] = ()) -> tuple[Guest, ...]:
-        """Return all guests as last read, or as last pinned."""
-        return tuple(
-            _guest(seen, self._verdicts[uuid], uuid in busy) for uuid, seen in self._seen.items()
-        )
+        """Return all guests as last read, or as last pinned.
+
+        Of whom nothing has changed it is the same object, which makes questions cheap to compare.
+        """
+        before, self._shown = self._shown, {}
+        for uuid, seen in self._seen.items():
+            verdict, occupied = self._verdicts[uuid], seen.occupied or uuid in busy
+            shown = before.get(uuid)
+            if shown is None or shown.busy != occupied or not _shows(shown, seen, verdict):
+                shown = _guest(seen, verdict, occupied)
+            self._shown[uuid] = shown
+        return tuple(self._shown.values())
 
     def foresee(self, uuid: str, guests: Iterable[Guest]) -> tuple[Guest, ...] | None:
         """Return `guests` as they will be when the start of a ready one is announced."""
@@ -356,6 +365,11 @@ def _guest(seen: Seen, verdict: Verdict, busy: bool) -> Guest:  # noqa: FBT001 -
         verdict=verdict,
         age=seen.age,
         start=seen.start,
-        busy=seen.occupied or busy,
+        busy=busy,
         kernel=seen.kernel,
     )
+
+
+def _shows(guest: Guest, seen: Seen, verdict: Verdict) -> bool:
+    """Tell whether a guest is made from these very values; all others come with the definition."""
+    return guest.domain is seen.domain and guest.verdict is verdict and guest.kernel is seen.kernel

@@ -19,12 +19,13 @@ from agent import pinner, planner, transition
 from agent.checkpoint import StateError
 from agent.cpuset import CpuSet
 from agent.cpusets import NOTHING_MENDED, Mended
-from agent.cycle import PARTIAL, Cause, CycleResult, misfits, remember, spared, undone
+from agent.cycle import PARTIAL, Cause, CycleResult, remember, spared, undone
+from agent.decision import Foresight, present_of
 from agent.errors import GuestBusy, GuestGone
 from agent.events import Named
 from agent.policy import GuestSettings
 from agent.pool import NOTHING, Memory, PoolSettings
-from agent.transition import Kind, Present, Reason
+from agent.transition import Kind, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from agent.port import Link
     from agent.sight import Cpusets, Snapshot
     from agent.snapshot import Guest
-    from agent.topology import Host
     from agent.transition import Step
 
 BACK_OFF: Final = (5.0, 10.0, 30.0)
@@ -97,7 +97,7 @@ class Rebalancer:
         self._stuck: dict[str, frozenset[int]] = {}
         self._deadline: float | None = None
         self._state_error: str | None = None
-        self._ahead: tuple[planner.Question, Plan] | None = None
+        self._foresight = Foresight()
 
     @property
     def deadline(self) -> float | None:
@@ -156,16 +156,17 @@ class Rebalancer:
         )
         for uuid in snapshot.held:
             self._fail(uuid, started, busy=True)
-        plan = self._plan(self._question(snapshot, started, damped=cause is not Cause.RELOAD))
+        question = self._question(snapshot, started, damped=cause is not Cause.RELOAD)
+        decision = self._foresight.decide(question, self._stuck)
+        plan, steps = decision.plan, decision.steps
         self._deadline = plan.deadline
-        self._prune_stuck(plan, snapshot.guests)
-        steps = transition.diff(plan, snapshot.guests, self._present(snapshot.host))
+        self._stuck = dict(decision.stuck)
         outcomes = late
         for uuid in due - {step.uuid for step in steps}:
             self._retries.pop(uuid, None)  # nothing is left to try
         if not self.settings.dry_run:
             outcomes = late + self._act(plan, snapshot, steps, cause)
-        self._plan_ahead(snapshot, named)
+        self._look_ahead(snapshot, named)
         return CycleResult(
             cause=cause,
             seconds=self._clock() - started,
@@ -190,9 +191,10 @@ class Rebalancer:
         # What is under way first: it would move guests after they were released.
         self._absorb(self._pins.drain(PATIENCE_AT_END), started)
         snapshot = self._observer.look(link, self.settings.guests, self._memory, None)
-        plan = planner.plan(self._question(snapshot, started, damped=True))
+        question = self._question(snapshot, started, damped=True)
+        plan = planner.plan(question)
         ours = [g for g in snapshot.guests if self._is_ours(g)]
-        steps = transition.releases(ours, self._present(snapshot.host))
+        steps = transition.releases(ours, present_of(question, self._stuck))
         applied = self._pins.apply(pinner.jobs(steps, self._observer.place))
         outcomes = list(applied.outcomes) + self._pins.drain(PATIENCE_AT_END)
         self._absorb(outcomes, self._clock())
@@ -232,27 +234,14 @@ class Rebalancer:
 
     # decide
 
-    def _plan(self, question: planner.Question) -> Plan:
-        """Plan, or take the plan that was made ahead for this very question.
-
-        While no damping clock runs a plan does not depend on the time.
-        """
-        if self._ahead is not None:
-            foreseen, plan = self._ahead
-            self._ahead = None
-            if plan.deadline is None and question == replace(foreseen, now=question.now):
-                return plan
-        return planner.plan(question)
-
-    def _plan_ahead(self, snapshot: Snapshot, named: Named) -> None:
+    def _look_ahead(self, snapshot: Snapshot, named: Named) -> None:
         """Get ready for the start of a guest that libvirt still holds: all but the pin itself."""
         for uuid in named.early:
             guests = self._observer.foresee(uuid, self._observer.guests())
             if guests is not None:
                 question = self._question(snapshot, self._clock(), damped=True)
                 question = replace(question, guests=guests)
-                plan = planner.plan(question)
-                self._ahead = question, plan
+                plan = self._foresight.look_ahead(question, self._stuck).plan
                 wanted = next(guest for guest in plan.guests if guest.uuid == uuid)
                 if wanted.emulator_pcpus is not None and not self.settings.dry_run:
                     self._pins.prepare(uuid)
@@ -268,9 +257,6 @@ class Rebalancer:
             partition=snapshot.partition,
             damped=damped,
         )
-
-    def _present(self, host: Host) -> Present:
-        return Present(host.online, self._memory.guests, self.settings.pool.iothreads, self._stuck)
 
     def _is_ours(self, guest: Guest) -> bool:
         managed = guest.verdict.policy in self.settings.guests.manage
@@ -370,18 +356,6 @@ class Rebalancer:
         delays = _CROWD if crowded else BACK_OFF
         delay = delays[min(attempts, len(delays)) - 1]
         self._retries[uuid] = _Retry(now + delay, busy, attempts, crowded)
-
-    def _prune_stuck(self, plan: Plan, guests: Iterable[Guest]) -> None:
-        """Forget threads that follow now, or ended: should they drift later, that is news."""
-        targets = {guest.uuid: guest.emulator_pcpus for guest in plan.guests}
-        stuck = {}
-        for guest in guests:
-            known = self._stuck.get(guest.uuid)
-            if known and guest.kernel is not None:
-                still = known & misfits(guest, targets.get(guest.uuid))
-                if still:
-                    stuck[guest.uuid] = still
-        self._stuck = stuck
 
     def _save(self, now: float) -> None:
         if self._checkpoint is None:

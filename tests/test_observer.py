@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import pytest
@@ -592,6 +594,20 @@ def test_what_is_foreseen_of_a_start_is_what_is_seen_of_it(bench: Bench) -> None
     foreseen = bench.observer.foresee(uuid, early.guests)
     assert foreseen == bench.look(uuid, fresh=[uuid]).guests
     assert bench.observer.foresee(uuid, early.guests) is None
+
+
+def test_a_guest_of_which_nothing_changed_is_the_same_object(bench: Bench) -> None:
+    uuid, other = (bench.fake.create(name, **ISOLATED) for name in ("a", "other"))
+    before = bench.see(uuid)
+    assert bench.see(uuid, other) is before
+    held = find(bench.look(other, busy=[uuid]), uuid)
+    assert held == replace(before, busy=True)
+    assert bench.see(uuid, other) == before
+    bench.observer.pinned(uuid, None, TWO, None)
+    assert bench.see(uuid, other).domain.emulator == TWO
+    bench.observer.reconsider()
+    bench.settings = GuestSettings(rules=(Rule(weight=Fraction(3), name="a"),))
+    assert bench.see(uuid, other).verdict.weight == 3
 
 
 def test_a_transient_guest_read_while_it_starts_has_an_original_that_only_we_know(
