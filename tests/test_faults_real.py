@@ -100,6 +100,24 @@ def test_a_save_that_takes_long_delays_no_other_guest(
     wait_on(ZERO, saved, other)
 
 
+def test_a_guest_that_was_restored_and_stays_paused_is_pinned(
+    libvirtd: Libvirtd, service: Service, start: Callable[..., Guest], tmp_path: Path
+) -> None:
+    """Its state is that of a guest that still migrates here, for as long as it is paused."""
+    guest, image, paused = start("guest"), str(tmp_path / "image"), libvirt.VIR_DOMAIN_SAVE_PAUSED
+    wait_on(ZERO, guest)
+    guest.domain.saveFlags(image, None, paused)
+    start("claimer", vcpupins={0: "0"}, metadata_policy="ignore")
+    wait(lambda: service.metric("guests", state="placed") == 0, "the saved one to be gone")
+    libvirtd.conn.restoreFlags(image, None, paused)
+    assert tuple(guest.domain.state()) == (
+        libvirt.VIR_DOMAIN_PAUSED,
+        libvirt.VIR_DOMAIN_PAUSED_MIGRATION,
+    )
+    wait_on(ONE, guest)
+    wait(lambda: service.metric("guests", state="placed") == 1, "the restored one to be placed")
+
+
 def test_a_guest_that_libvirt_is_slow_to_destroy_delays_nobody(
     libvirtd: Libvirtd, service: Service, start: Callable[..., Guest]
 ) -> None:

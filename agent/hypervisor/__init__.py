@@ -48,9 +48,9 @@ __all__ = [
     "start_event_loop",
 ]
 
+_STARTING: Final = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)
 _OCCUPIED: Final = frozenset(
     {
-        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP),
         (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION),
         (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY),
         (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED),
@@ -58,6 +58,13 @@ _OCCUPIED: Final = frozenset(
         (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_DUMP),
         (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT),
         (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_POSTCOPY),
+    }
+)
+_UNTOLD: Final = frozenset(  # what is said instead of a job: 9.0 the first, older ones the second
+    {
+        libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
+        libvirt.VIR_ERR_OPERATION_INVALID,
+        libvirt.VIR_ERR_NO_SUPPORT,
     }
 )
 _HANDLES: Final = 1024  # kept by a hand
@@ -143,9 +150,11 @@ class LibvirtReads:
         return text
 
     def occupied(self, uuid: str) -> bool:
-        """Tell whether its state says that a job holds the guest."""
-        state, reason = self._ask(uuid, lambda domain: domain.state())
-        return (state, reason) in _OCCUPIED
+        """Tell whether a job holds the guest: its state says so, and it has one.
+
+        A guest that was restored and left paused has the state of one that still arrives.
+        """
+        return bool(self._ask(uuid, _is_occupied))
 
     def close(self) -> None:
         """End the connection."""
@@ -325,3 +334,17 @@ class LibvirtHand:
 def _mask(cpus: CpuSet) -> tuple[bool, ...]:
     """Return the tuple of booleans that the binding wants."""
     return tuple(bool(cpus.bits >> cpu & 1) for cpu in range(cpus.bits.bit_length()))
+
+
+def _is_occupied(domain: libvirt.virDomain) -> bool:
+    state, reason = domain.state()
+    if (state, reason) == _STARTING:
+        return True
+    if (state, reason) not in _OCCUPIED:
+        return False
+    try:
+        return bool(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in _UNTOLD:  # of a job that libvirt does not tell about
+            return True
+        raise
