@@ -271,7 +271,7 @@ class Daemon:
         if again:
             self._timer.expire(_AGAIN)
         elif cause in {Cause.EVENT, Cause.DEADLINE}:
-            self._lookout.ask()
+            self._doubt.happened(time.monotonic())
         elif cause is Cause.RELOAD:
             self._timer.expire()  # it acted at once on what is known; now look at everything
         else:

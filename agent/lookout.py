@@ -19,6 +19,7 @@ on after a `PAUSE`.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import select
@@ -42,6 +43,8 @@ PAUSE: Final = 0.020
 """Seconds for which a definition that was read early is held back."""
 GRACE: Final = 1.0
 """Seconds for which events and list may disagree; most starts take less."""
+PACE: Final = 1.0
+"""Seconds between two lists, however much happens."""
 _GUEST: Final = re.compile(r"(?:machine-qemu\\x2d|qemu-)([0-9]{1,9})(?:-|\\x2d)")
 
 
@@ -59,13 +62,28 @@ class Nursery(Protocol):
 
 
 class Doubt:
-    """The ids on which what is known and the lists disagree, and since when."""
+    """The ids on which what is known and the lists disagree, and since when; and so, when to list.
+
+    After what happened a list is wanted at once, or `PACE` after the last one: storms need few.
+    """
 
     def __init__(self) -> None:
         """Begin with none."""
         self._since: dict[int, float] = {}
         self._told: frozenset[int] = frozenset()
-        self.due: float | None = None  # when another list is wanted
+        self._asked = -math.inf
+        self._wanted = math.inf
+
+    @property
+    def due(self) -> float | None:
+        """When another list is wanted."""
+        late = min(self._since.values(), default=math.inf) + GRACE
+        due = min(self._wanted, max(late, self._asked + GRACE))
+        return due if due < math.inf else None
+
+    def happened(self, now: float) -> None:
+        """Take in that something has, of which a list may tell more."""
+        self._wanted = max(now, self._asked + PACE)
 
     def weigh(self, known: frozenset[int], counted: frozenset[int], now: float) -> bool:
         """Compare a list with what is known; True, once, if they have disagreed for too long.
@@ -77,19 +95,18 @@ class Doubt:
         late = frozenset(one for one, first in since.items() if now - first >= GRACE)
         self._told = self._told & odd | late
         self._since = {one: first for one, first in since.items() if one not in late}
-        self.due = min(self._since.values()) + GRACE if self._since else None
         return bool(late)
 
     def wants_list(self, now: float) -> bool:
         """Tell, once, that it is time for another list."""
         if self.due is None or now < self.due:
             return False
-        self.due = None
+        self._asked, self._wanted = now, math.inf
         return True
 
     def settle(self) -> None:
         """Begin anew: all was looked at."""
-        self._since, self.due = {}, None
+        self._since, self._wanted = {}, math.inf
 
 
 class Lookout:

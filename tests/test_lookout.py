@@ -10,7 +10,7 @@ import pytest
 from agent import inotify
 from agent.errors import GuestFailed, HypervisorAway
 from agent.events import Counted, Inbox
-from agent.lookout import GRACE, Doubt, Lookout
+from agent.lookout import GRACE, PACE, Doubt, Lookout
 from tests.fake import Fake
 from tests.guests import wait_until
 
@@ -254,9 +254,33 @@ def test_what_cannot_be_settled_is_told_once() -> None:
     assert [doubt.weigh(ids(), ids(1), 300.0 + n * GRACE) for n in range(2)] == [False, True]
 
 
+def test_what_happens_calls_for_a_list_at_once_and_a_storm_for_one_now_and_then() -> None:
+    doubt, asked = Doubt(), []
+    for number in range(250):  # something happens each 10 ms, for 2.5 s
+        now = 100.0 + number / 100
+        doubt.happened(now)
+        assert doubt.due is not None
+        if doubt.wants_list(now):
+            asked.append(now)
+    assert asked == [pytest.approx(100.0 + n * PACE, abs=0.011) for n in range(len(asked))]
+    assert len(asked) == 3
+    assert doubt.wants_list(asked[-1] + PACE)  # for what happened since
+    assert doubt.due is None
+    doubt.happened(200.0)
+    assert doubt.due == 200.0
+
+
+def test_a_list_that_takes_long_is_not_asked_for_again_and_again() -> None:
+    doubt = Doubt()
+    doubt.weigh(ids(), ids(1), 100.0)
+    assert doubt.wants_list(101.0)
+    assert doubt.due == 101.0 + GRACE
+
+
 def test_a_look_at_everything_settles_all_doubts() -> None:
     doubt = Doubt()
     doubt.weigh(ids(), ids(1), 100.0)
+    doubt.happened(100.0)
     doubt.settle()
     assert doubt.due is None
     assert not doubt.weigh(ids(), ids(1), 100.0 + GRACE)
