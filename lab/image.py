@@ -40,6 +40,9 @@ TOOLS: Final = {
     "qemu-system-x86_64": "qemu-system-x86",
 }
 """What makes and boots it, and the Debian package of each."""
+_TRACKED: Final = ("--cached", "--others", "--exclude-standard")
+_NO_PART: Final = ("benchmarks/", "lab/", "tests/")
+"""Where nothing of the package comes from."""
 
 
 class LabError(Exception):
@@ -110,6 +113,20 @@ def product(version: str | None = None) -> Path:
                 tree = _copy(Path(place), version)
                 _wheel(folder, tree, "--no-deps")
     return next(folder.glob("emupool-*.whl"))
+
+
+def package(version: str | None = None) -> Path:
+    """Return emupool's Debian package, as `make deb` makes it of the work tree; see `product`."""
+    told = _run("git", "-C", str(ROOT), "ls-files", "-z", *_TRACKED).split("\0")
+    files = [ROOT / name for name in sorted(told) if name and not name.startswith(_NO_PART)]
+    texts = [file.read_text() for file in files if file.is_file()]
+    kind = "package" if version is None else "older-package"
+    with _made(kind, (version or "", *texts)) as folder:
+        if not any(folder.glob("*.deb")):
+            print("lab: making the package, once", flush=True)
+            asked = {"DIST": str(folder), **({} if version is None else {"VERSION": version})}
+            _run(str(ROOT / "tools/deb.sh"), **asked)
+    return next(folder.glob("*.deb"))
 
 
 # parts
@@ -207,8 +224,9 @@ def _make(folder: Path, sources: Sequence[str], options: Sequence[str]) -> None:
         part.rename(folder / "disk")
 
 
-def _run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _run(*command: str, **environment: str) -> str:
+    surroundings = {**os.environ, **environment}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=surroundings)
     if done.returncode:
         said = (done.stderr or done.stdout).strip()[-2000:]
         raise LabError(f"{' '.join(command[:3])} failed:\n{said}")

@@ -28,6 +28,8 @@ class Machine:
     """The pairs of cells that share a socket."""
     append: str = ""
     """More for the kernel's command line."""
+    package: bool = False
+    """emupool comes as a Debian package, not by the guide's lines."""
 
 
 MACHINES: Final = (
@@ -47,6 +49,7 @@ MACHINES: Final = (
         cells=(("", 256), ("0-5", 768), ("", 256), ("6-11", 768)),
         near=frozenset({frozenset({0, 1}), frozenset({2, 3})}),
         append="isolcpus=4-5,10-11",
+        package=True,
     ),
 )
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lab import machine as machines
 from lab.image import ROOT, LabError, image, product, wheels
+from lab.image import package as own_package
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -103,6 +104,8 @@ def _prepared(
     package: Path | None = None,
     to_terminal: bool = False,
 ) -> list[str]:
+    if package is None and machine.package:
+        package = own_package()
     out.mkdir(parents=True)
     with (out / "results").open("wb") as results:
         results.truncate(_RESULTS)
@@ -133,6 +136,8 @@ def _pack(archive: Path, order: str, package: Path | None) -> None:
         tar.add(older, f"older/{older.name}")
         if package is not None:
             tar.add(package, f"packages/{package.name}")
+            older = own_package(_OLDER)
+            tar.add(older, f"packages/older/{older.name}")
 
 
 def _source(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import signal
 import sys
 import tarfile
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 REPORT: Final = "/dev/ttyS1"
 RESULTS: Final = "/dev/vdc"
 OUT: Final = Path("/lab/out")
-INSTALLED: Final = Path("/opt/emupool/bin/emupool")
 
 
 class Report:
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def _install() -> dict[str, object]:
-    if INSTALLED.exists():
+    if shutil.which("emupool"):
         return {"by": "what was there"}
     by = install.install()
     install.start()

@@ -17,13 +17,15 @@ UNIT: Final = "emupool.service"
 CONFIG: Final = Path("/etc/emupool/config.toml")
 URL: Final = "http://127.0.0.1:9857"
 STATE: Final = Path("/run/emupool/state.json")
+SOON: Final = 5
+"""Seconds between two reconciles; what an event has to bring about is judged with more."""
 _SAMPLE: Final = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 _LABEL: Final = re.compile(r'(\w+)="([^"]*)"')
 
 Labels = frozenset[tuple[str, str]]
 
 
-def configure(ratio: str, text: str = "", **pool: object) -> None:
+def configure(ratio: str, text: str = "", *, interval: int = SOON, **pool: object) -> None:
     """Write the configuration; `pool` are keys of [pool], `text` is more of the file."""
     keys = {
         "emulator_overcommit_ratio": ratio,
@@ -32,7 +34,7 @@ def configure(ratio: str, text: str = "", **pool: object) -> None:
         **pool,
     }
     lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
-    CONFIG.write_text(f"[pool]\n{lines}\n[reconcile]\ninterval = 5\n\n{text}\n")
+    CONFIG.write_text(f"[pool]\n{lines}\n[reconcile]\ninterval = {interval}\n\n{text}\n")
 
 
 def systemctl(*arguments: str) -> str:
@@ -69,9 +71,9 @@ def reload() -> None:
     )
 
 
-def use(ratio: str, text: str = "", **pool: object) -> None:
+def use(ratio: str, text: str = "", *, interval: int = SOON, **pool: object) -> None:
     """Have the agent run with this configuration, whether it runs already or not."""
-    configure(ratio, text, **pool)
+    configure(ratio, text, interval=interval, **pool)
     if active():
         reload()
     else:

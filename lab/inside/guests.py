@@ -40,6 +40,8 @@ class Guest:
     """Its iothread's pin, if it has an iothread."""
     policy: str | None = "isolate"
     """What its metadata says; without, its pins and the configuration's rules tell."""
+    arguments: tuple[str, ...] = ()
+    """More of QEMU's command line."""
 
     @property
     def uuid(self) -> str:
@@ -63,8 +65,9 @@ class Guest:
         if self.iothread is not None:
             pins.append(f"<iothreadpin iothread='1' cpuset='{show(self.iothread)}'/>")
         own = f"<e:guest xmlns:e='urn:emupool:libvirt:1' policy='{self.policy}'/>"
+        more = "".join(f"<q:arg value='{argument}'/>" for argument in self.arguments)
         return f"""\
-<domain type='qemu'>
+<domain type='qemu' xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>{self.name}</name>
   <uuid>{self.uuid}</uuid>
   <metadata>{own if self.policy else ""}</metadata>
@@ -79,6 +82,7 @@ class Guest:
     <video><model type='none'/></video>
     <memballoon model='none'/>
   </devices>
+  <q:commandline>{more}</q:commandline>
 </domain>
 """
 

@@ -20,6 +20,9 @@ _SECTION: Final = "## A virtual environment"
 _COMMANDS: Final = ("python3 ", "/opt/", "ln ", "install ", "systemd-sysusers", "systemctl ")
 _REMOVAL: Final = "## Take a virtual environment off again"
 _LAST: Final = "systemctl enable --now emupool"
+NEWER: Final = "newer"
+OLDER: Final = "older"
+_PACKAGES: Final = {NEWER: "packages", OLDER: "packages/older"}
 
 
 def steps(guide: str) -> list[str]:
@@ -32,14 +35,34 @@ def steps(guide: str) -> list[str]:
 
 def install() -> str:
     """Install it, and return by what; it is not started yet."""
-    packages = sorted(map(str, IN.glob("packages/*.deb")))
-    if packages:
-        host.run("dpkg", "--install", *packages, timeout=1200)
+    if is_package():
+        _dpkg(NEWER)
+        wait_for(agent.ready, "the agent that the package starts")
+        check(agent.status()["dry_run"], "the package pins at once")
+        host.run("emupool", "plan")
         host.run("systemctl", "stop", agent.UNIT)
         return "package"
     for step in steps((IN / GUIDE).read_text()):
         _shell(step.replace("pip install .", "pip install emupool"), "wheels")
     return "guide"
+
+
+def is_package() -> bool:
+    """Tell whether it comes as a package."""
+    return any(IN.glob(f"{_PACKAGES[NEWER]}/*.deb"))
+
+
+def put(version: str) -> None:
+    """Put the older or the newer version in the place of the other, and have it run."""
+    if is_package():
+        _dpkg(version)
+        wait_for(agent.ready, "the agent to be ready after an upgrade")
+        return
+    before = agent.pid()
+    folder = "wheels" if version == NEWER else "older"
+    _shell("/opt/emupool/bin/pip install --force-reinstall --no-deps emupool", folder)
+    check(agent.pid() == before, "pip ended it")
+    agent.restart()
 
 
 def remove() -> None:
@@ -48,15 +71,15 @@ def remove() -> None:
         _shell(step, "wheels")
 
 
-def pip(folder: str) -> None:
-    """Put in the version whose wheel lies in `folder`, over the one that is there."""
-    _shell("/opt/emupool/bin/pip install --force-reinstall --no-deps emupool", folder)
-
-
 def start() -> None:
     """Start it as the guide says, for now and each boot."""
     host.run(*_LAST.split())
     wait_for(agent.ready, "the agent to be ready after its installation")
+
+
+def _dpkg(version: str) -> None:
+    packages = map(str, IN.glob(f"{_PACKAGES[version]}/*.deb"))
+    host.run("dpkg", "--force-downgrade", "--install", *packages, timeout=1200)
 
 
 def _lines(guide: str, section: str) -> list[str]:

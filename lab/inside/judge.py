@@ -35,6 +35,10 @@ class Rules:
     """What systemd leaves to guests, if that is less than what is on line."""
     single: bool = False
 
+    def usable(self, cpus: Cpus) -> Cpus:
+        """Return those that guests may use at all."""
+        return cpus if self.partition is None else cpus & self.partition
+
 
 def complaints(node: Node, present: Sequence[Guest], rules: Rules) -> list[str]:
     """Return all that is wrong with the pins of the guests that are said to be there."""
@@ -48,21 +52,19 @@ def complaints(node: Node, present: Sequence[Guest], rules: Rules) -> list[str]:
     found: list[str] = []
     for cell, online in host.cells().items():
         mine = {g: seen[g] for g in present if g.managed and g.cell == cell}
-        found += of_cell(cell, online, mine, present, rules)
+        found += of_cell(cell, rules.usable(online), mine, present, rules)
     for guest, threads in seen.items():
-        found += _others(guest, threads)
+        found += _others(guest, threads, rules.usable(host.online()))
         found += _record(node, guest, threads)
     return found or list(_word(present, rules))
 
 
 def candidates(online: Cpus, present: Sequence[Guest], rules: Rules) -> Cpus:
-    """Return the pCPUs of a cell that its pool may use: neither claimed, nor others' alone."""
+    """Return which of a cell's pCPUs its pool may use: neither claimed, nor others' alone."""
     others = [guest for guest in present if not guest.managed]
     pins = [pin for guest in others for pin in (guest.original, guest.iothread) if pin is not None]
     alone = frozenset().union(*(pin for pin in pins if len(pin) == 1))
     free = online - claimed(present) - alone
-    if rules.partition is not None:
-        free &= rules.partition
     return free & rules.cpus if rules.cpus is not None else free - host.isolated()
 
 
@@ -137,9 +139,8 @@ def _left(pin: Cpus | None, online: Cpus) -> Cpus:
     return (pin or frozenset()) & online
 
 
-def _others(guest: Guest, threads: Sequence[Thread]) -> Iterator[str]:
+def _others(guest: Guest, threads: Sequence[Thread], online: Cpus) -> Iterator[str]:
     """Complain of vCPUs that were moved, and of guests that are not to be touched."""
-    online = host.online()
     for number, cpu in enumerate(guest.claims):
         if cpu in online and masks(threads, f"vcpu{number}") != {frozenset({cpu})}:
             yield f"{guest.name}: vCPU {number} is not on {cpu}: {threads}"
@@ -175,6 +176,8 @@ def _word(present: Sequence[Guest], rules: Rules) -> Iterator[str]:
         short = told.get("pool_shortage_cpus", {}).get(label)
         if has is None or short is None or has + short != wanted:
             yield f"cell {cell}: pool_cpus {has} + pool_shortage_cpus {short} is not {wanted}"
+    if busy := told.get("guests", {}).get(frozenset({("state", "busy")})):
+        yield f"{busy:.0f} guests count as busy, and nothing holds any"
     with contextlib.suppress(KeyError):
         if told["inbox_depth"][frozenset()] > 0:
             yield "the inbox is not empty"

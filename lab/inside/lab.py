@@ -34,12 +34,14 @@ class Lab:
 
     # the agent
 
-    def use(self, ratio: str, text: str = "", **pool: object) -> None:
+    def use(
+        self, ratio: str, text: str = "", *, interval: int = agent.SOON, **pool: object
+    ) -> None:
         """Have the agent run with this ratio, and judge by it."""
         cpus = host.parse(str(pool["cpus"])) if "cpus" in pool else None
         single = cpus is not None and bool(cpus & host.isolated())
         self.rules = Rules(Fraction(ratio), cpus, single=single)
-        agent.use(ratio, text, **pool)
+        agent.use(ratio, text, interval=interval, **pool)
 
     # guests
 

@@ -1,4 +1,7 @@
-"""pCPUs go off line and come back, under guests: pools leave them, and may have them again."""
+"""pCPUs go off line and come back, under guests: pools leave them, and may have them again.
+
+No reconcile comes meanwhile: what happens is what the kernel's event brings about.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from lab.inside.waiting import SECONDS, Failure, check
 
 if TYPE_CHECKING:
     from lab.inside.lab import Figures, Lab
+
+_NEVER = 3600
 
 
 def _evacuated(lab: Lab, *cpus: int) -> float:
@@ -26,7 +31,7 @@ def _evacuated(lab: Lab, *cpus: int) -> float:
 
 def of_a_pool(lab: Lab) -> Figures:
     """A pool's pCPU goes off line and comes back, in each cell."""
-    lab.use("4")
+    lab.use("4", interval=_NEVER)
     lab.populate(16 if lab.full else 8)
     lab.settle()
     took = []
@@ -43,7 +48,7 @@ def of_a_pool(lab: Lab) -> Figures:
 
 def claimed(lab: Lab) -> Figures:
     """A claimed pCPU goes off line and comes back: it stays claimed, and no vCPU is touched."""
-    lab.use("2")
+    lab.use("2", interval=_NEVER)
     present = lab.populate(8)
     lab.settle()
     for guest in present[:2]:
@@ -60,7 +65,7 @@ def claimed(lab: Lab) -> Figures:
 
 def core(lab: Lab) -> Figures:
     """Both threads of a core go off line at once."""
-    lab.use("2.5")
+    lab.use("2.5", interval=_NEVER)
     lab.populate(16 if lab.full else 8)
     lab.settle()
     cell = max(lab.cells)
@@ -75,7 +80,7 @@ def core(lab: Lab) -> Figures:
 def all_candidates(lab: Lab) -> Figures:
     """All that a cell's pool may use goes off line: nobody is left there, nor put on a claim."""
     last = {cell: sorted(cpus)[-2:] for cell, cpus in lab.cells.items()}
-    lab.use("4", cpus=host.show(frozenset().union(*last.values())))
+    lab.use("4", interval=_NEVER, cpus=host.show(frozenset().union(*last.values())))
     lab.populate(8)
     lab.settle()
     cell = max(lab.cells)

@@ -11,26 +11,22 @@ from lab.inside.waiting import check
 from lab.scenarios.faults import released
 
 if TYPE_CHECKING:
-    from lab.inside.lab import Figures, Lab
+    from collections.abc import Mapping
 
-_OLDER = "0.0.1"
+    from lab.inside.guests import Guest
+    from lab.inside.lab import Figures, Lab
 
 
 def upgrade(lab: Lab) -> Figures:
     """A newer version is installed over a running older one: no guest moves."""
-    if not Path("/opt/emupool").exists():
-        return {"skipped": "installed as a package"}
     lab.use("2")
     lab.populate(8)
     now = agent.metrics()["build_info"]
-    install.pip("older")
-    agent.restart()
-    check(agent.metric("build_info", version=_OLDER) == 1, "the older version does not run")
+    install.put(install.OLDER)
+    check(agent.metrics()["build_info"] != now, "the older version does not run")
     lab.settle()
     pins = {guest: lab.node.recorded(guest) for guest in lab.present}
-    install.pip("wheels")
-    check(agent.metric("build_info", version=_OLDER) == 1, "the older one was stopped")
-    agent.restart()
+    install.put(install.NEWER)
     check(agent.metrics()["build_info"] == now, "the newer version does not run")
     lab.settle()
     check(agent.total("repins_total") == 0, "an upgrade moved guests")
@@ -52,17 +48,26 @@ def release(lab: Lab) -> Figures:
 
 
 def removal(lab: Lab) -> Figures:
-    """The guide's removal leaves nothing behind, and guests as they were started."""
+    """A removal leaves nothing behind, and guests as its guide says.
+
+    By the guide's lines they are released. A package leaves them where they are, and its purge the
+    rest.
+    """
     lab.use("2")
     lab.populate(8)
     lab.settle()
     before = {guest: guests.pid(guest) for guest in lab.present}
-    agent.stop()
-    install.remove()
-    for guest, pid in before.items():
-        now = guests.threads(guest)
-        check(guests.pid(guest) == pid, f"{guest.name} was started anew")
-        check(guests.masks(now, "emulator") == {guest.original}, f"{guest.name}: {now}")
+    wanted = {guest: guest.original for guest in lab.present}
+    if install.is_package():
+        wanted = {guest: lab.node.recorded(guest) for guest in lab.present}
+        host.run("dpkg", "--remove", "emupool")
+        _undisturbed(before, wanted)
+        check(agent.CONFIG.exists() and agent.STATE.exists(), "a removal is no purge")
+        host.run("dpkg", "--purge", "emupool")
+    else:
+        agent.stop()
+        install.remove()
+    _undisturbed(before, wanted)
     found = host.run("find", "/", "-xdev", "-name", "*emupool*", "-not", "-path", "/lab/*")
     left = [*found.split(), *map(str, Path("/run").glob("*emupool*"))]
     check(not left, f"left behind: {left}")
@@ -71,3 +76,11 @@ def removal(lab: Lab) -> Figures:
     alive = subprocess.run(("pgrep", "-f", "emupool"), capture_output=True, check=False)
     check(not alive.stdout, f"processes: {alive.stdout!r}")
     return {"guests": len(before)}
+
+
+def _undisturbed(processes: Mapping[Guest, int], wanted: Mapping[Guest, host.Cpus]) -> None:
+    """Fail unless guests run on as the same processes, with their emulator threads as wanted."""
+    for guest, pid in processes.items():
+        now = guests.threads(guest)
+        check(guests.pid(guest) == pid, f"{guest.name} was started anew")
+        check(guests.masks(now, "emulator") == {wanted[guest]}, f"{guest.name}: {now}")

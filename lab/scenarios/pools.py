@@ -1,9 +1,13 @@
-"""Pools follow guests: arrivals and departures in every cell, several ratios, drift."""
+"""Pools follow guests: arrivals and departures in every cell, several ratios, drift, vhost."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
+import struct
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +17,19 @@ from lab.inside import agent, guests, host
 from lab.inside.waiting import check, wait_for
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lab.inside.guests import Guest
     from lab.inside.lab import Figures, Lab
 
 _LIVE = libvirt.VIR_DOMAIN_AFFECT_LIVE
+_TAP = "lab0"
+_TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
+_IFF_TAP_VNET_HDR = 0x0002 | 0x1000 | 0x4000  # IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
+_VHOST = (
+    *("-netdev", f"tap,id=lab,ifname={_TAP},script=no,downscript=no,vhost=on"),
+    *("-device", "virtio-net-pci,netdev=lab"),
+)
 
 
 def ratios(lab: Lab) -> Figures:
@@ -103,3 +116,50 @@ def _counted(kind: str, before: dict[agent.Labels, float]) -> float:
 def _cgroup(guest: Guest) -> Path:
     place = Path(f"/proc/{guests.pid(guest)}/cgroup").read_text().strip().partition("::")[2]
     return Path("/sys/fs/cgroup") / place.lstrip("/")
+
+
+def vhost(lab: Lab) -> Figures:
+    """The worker of a vhost-net device goes where emulator threads go, also if that is wider.
+
+    Since kernel 6.4 it is a thread of QEMU's, before it is one of the kernel's, in QEMU's cgroup.
+    """
+    lab.use("2")
+    lab.populate(4)
+    with _vhost_allowed():
+        guest = lab.start(replace(lab.newcomer(), arguments=_VHOST))
+        lab.settle("a guest with a vhost worker to be right")
+        workers = [one for one in guests.threads(guest) if one.name.startswith("vhost-")]
+        check(len(workers) == 1, f"it has not one worker: {guests.threads(guest)}")
+        check(workers[0].role == "emulator", f"it is not with the emulator threads: {workers}")
+        of_qemu = Path(f"/proc/{guests.pid(guest)}/task/{workers[0].tid}").exists()
+        lab.use("0.5")
+        lab.settle("the wider pool to be followed by the worker")
+        lab.end(guest)
+    return {"worker": "QEMU's" if of_qemu else "the kernel's"}
+
+
+@contextmanager
+def _vhost_allowed() -> Iterator[None]:
+    """Let emulated guests have vhost-net, which libvirt gives to those of KVM only."""
+    host.run("modprobe", "--all", "tun", "vhost_net")
+    Path("/dev/vhost-net").chmod(0o666)
+    _tap(keep=True)
+    conf = Path("/etc/libvirt/qemu.conf")
+    usual = conf.read_text()
+    devices = ("null", "full", "zero", "random", "urandom", "ptmx", "net/tun", "vhost-net")
+    allowed = ", ".join(f'"/dev/{device}"' for device in devices)
+    try:
+        conf.write_text(f"{usual}cgroup_device_acl = [{allowed}]\n")
+        host.run("systemctl", "restart", "libvirtd")
+        yield
+    finally:
+        conf.write_text(usual)
+        host.run("systemctl", "restart", "libvirtd")
+        _tap(keep=False)
+
+
+def _tap(*, keep: bool) -> None:
+    """Make a tap device that anybody may use, or let it go."""
+    with Path("/dev/net/tun").open("r+b", buffering=0) as tun:
+        fcntl.ioctl(tun, _TUNSETIFF, struct.pack("16sH22x", _TAP.encode(), _IFF_TAP_VNET_HDR))
+        fcntl.ioctl(tun, _TUNSETPERSIST, int(keep))

@@ -1,7 +1,8 @@
-"""What is short or odd on the host: the clock, the CPU."""
+"""What is short or odd on the host: the clock, the CPU, room for the state file."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.inside import agent, host
-from lab.inside.waiting import check
+from lab.inside.waiting import check, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,3 +71,46 @@ def starved(lab: Lab) -> Figures:
         took = lab.settle("a guest to be pinned by an agent that starves", 400)
     check(agent.pid() == main, "it was started anew")
     return {"pinned": f"{took:.0f}s"}
+
+
+def full_state(lab: Lab) -> Figures:
+    """The state directory is full: that is told, pins go on, and with room again all is kept."""
+    lab.use("2")
+    agent.stop()
+    lab.clear()
+    folder = agent.STATE.parent
+    host.run("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder))
+    try:
+        lab.use("2")
+        lab.populate(4)
+        lab.settle()
+        cursor = agent.now()
+        filler = folder / "filler"
+        size = _fill(filler)
+        lab.start(lab.newcomer())
+        lab.settle("a guest to be pinned that cannot be recorded")
+        wait_for(lambda: _told("fault.began", cursor), "the log to say that nothing can be kept")
+        filler.unlink()
+        lab.start(lab.newcomer())
+        lab.settle()
+        wait_for(lambda: _told("fault.ended", cursor), "the log to say that it can be kept again")
+        kept = set(json.loads(agent.STATE.read_text())["guests"])
+        missing = {guest.uuid for guest in lab.present if guest.managed} - kept
+        check(not missing, f"not kept: {missing}")
+    finally:
+        agent.stop()
+        lab.clear()
+        host.run("umount", str(folder))
+    return {"filled": f"{size // 1024}KiB"}
+
+
+def _fill(file: Path) -> int:
+    """Write until there is no room left, and return how much that took."""
+    with suppress(OSError), file.open("wb", buffering=0) as full:
+        while full.write(bytes(1024)):
+            pass
+    return file.stat().st_size
+
+
+def _told(event: str, cursor: str) -> bool:
+    return any(fault["about"][0] == "state" for fault in agent.events(event, cursor))
