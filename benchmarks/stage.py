@@ -72,9 +72,16 @@ class Stage(ExitStack):
         return self
 
     def service(
-        self, uri: str | None = None, name: str = "agent", **tables: Mapping[str, Any]
+        self,
+        uri: str | None = None,
+        name: str = "agent",
+        tree: Path | None = None,
+        **tables: Mapping[str, Any],
     ) -> Service:
-        """Return the agent, not started: pools of free pCPUs 0 and 1, a reconcile each hour."""
+        """Return the agent, not started: pools of free pCPUs 0 and 1, a reconcile each hour.
+
+        It is the one whose source lies in `tree`; by default that which is here.
+        """
         folder = self.folder / name
         folder.mkdir()
         own: dict[str, Mapping[str, Any]] = {
@@ -83,16 +90,25 @@ class Stage(ExitStack):
             **tables,
             "pool": {"cpus": "0-1", "emulator_overcommit_ratio": 1000, **tables.get("pool", {})},
         }
-        return Service(uri or self.libvirtd.uri, folder, within=DIES_WITH_US, **own)
+        within = DIES_WITH_US if tree is None else (*DIES_WITH_US, "env", f"--chdir={tree}")
+        return Service(uri or self.libvirtd.uri, folder, within=within, **own)
 
     def watch(self) -> closing[Watch]:
         return closing(Watch(self.libvirtd.uri))
 
     def crowd(self, prefix: str, count: int, **properties: object) -> list[Guest]:
         """Start guests, paused: nothing runs but what their emulator threads are made to do."""
-        made = [self.libvirtd.guest(f"{prefix}-{n}", **properties) for n in range(count)]
+        return self.begin(self.defined(prefix, count, **properties))
+
+    def defined(self, prefix: str, count: int, **properties: object) -> list[Guest]:
+        """Return guests that are defined, and not started."""
+        made = (self.libvirtd.guest(f"{prefix}-{n}", **properties) for n in range(count))
+        return [guest.define() for guest in made]
+
+    def begin(self, guests: Sequence[Guest]) -> list[Guest]:
+        """Start guests, paused, as fast as libvirtd can, and return them."""
         with ThreadPoolExecutor(STARTERS) as pool:
-            return list(pool.map(lambda guest: guest.define().start(paused=True), made))
+            return list(pool.map(lambda guest: guest.start(paused=True), guests))
 
     def leave(self, guests: Sequence[Guest]) -> None:
         self.libvirtd.remove_all(guests)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.findings import Chart, Findings, Goal, Table, compared, ms
@@ -35,6 +36,7 @@ from tests.guests import wait_until
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from benchmarks.suite import Effort
     from benchmarks.watch import Watch
@@ -44,7 +46,9 @@ if TYPE_CHECKING:
 GOAL_TIME: Final = 1.2
 GOAL_CALLS: Final = 1.1
 LINEAR: Final = 1.5
+HERE: Final[Mapping[str, Path | None]] = {"agent": None}
 ISOLATE: Final = {"metadata_policy": "isolate"}  # without a claim: the pool is to have both
+CLAIM: Final = {"vcpupins": {0: "1"}}
 OPENING: Final = frozenset(
     {
         "AuthList",
@@ -114,12 +118,7 @@ def arrive(effort: Effort) -> Findings:
                 end, own = arrival(stage, watch, "-agent", count, "isolate")
                 ends["agent"].append(end)
                 lags["agent"] += own
-        tap, service = counted_service(stage, "counted")
-        with tap, service:
-            tap.taken()
-            arrival(stage, watch, "-counted", count, "isolate")
-            settled(service)
-            calls = Calls(tap.taken(), 1 + 2 * count)
+        calls = counted_arrival(stage, count)
     whole, figures = compared("from the first announcement to the last pin", ends)
     each, of_each = compared("of each guest, from its announcement to its pin", lags)
     goals = [
@@ -138,13 +137,28 @@ def arrival(
 ) -> tuple[float, list[float]]:
     """Return the seconds until all were pinned, and those of each; the guests are gone then."""
     watch.forget()
-    guests = stage.crowd(f"{prefix}-", count, metadata_policy=policy, vcpupins={0: "1"})
+    guests = stage.crowd(prefix, count, metadata_policy=policy, **CLAIM)
     lags = [watch.reaction(guest.uuid, "0") for guest in guests]
     uuids = [guest.uuid for guest in guests]
     verify(guests, ZERO)
     seconds = watch.wait(uuids, "0") - watch.first(uuids)
     stage.leave(guests)
     return seconds, lags
+
+
+def counted_arrival(stage: Stage, count: int) -> Calls:
+    """Return the calls of the agent while guests start that are defined, until it is at rest."""
+    tap, service = counted_service(stage, "counted")
+    with tap, service:
+        guests = stage.defined("-counted", count, **ISOLATE, **CLAIM)
+        rested(service)
+        tap.taken()
+        stage.begin(guests)
+        verify(guests, ZERO)
+        rested(service)
+        calls = Calls(tap.taken(), 1 + 2 * count)
+    stage.leave(guests)
+    return calls
 
 
 # a reload resizes the pool
@@ -268,18 +282,25 @@ def restart(effort: Effort) -> Findings:
 
 
 def restarts(
-    stage: Stage, guests: Sequence[Guest], turns: int, name: str = "agent"
+    stage: Stage,
+    guests: Sequence[Guest],
+    turns: int,
+    name: str = "agent",
+    trees: Mapping[str, Path | None] = HERE,
 ) -> dict[str, list[float]]:
-    """Return the seconds from libvirtd's first answer until all guests had moved."""
+    """Return the seconds from libvirtd's first answer until all guests had moved.
+
+    `trees` are the agents by name, and where the source of each lies.
+    """
     count = len(guests)
-    times: dict[str, list[float]] = {"floor": [], "agent": []}
+    times: dict[str, list[float]] = {"floor": [], **{agent: [] for agent in trees}}
     lanes = Lanes.of(guests)
-    for number in range(turns):
+    for number, (agent, tree) in product(range(turns), trees.items()):
         pool = {"emulator_overcommit_ratio": count}
-        with stage.service(name=f"{name}-{number}", pool=pool) as service:
+        with stage.service(name=f"{name}-{agent}-{number}", tree=tree, pool=pool) as service:
             lanes.wait(ZERO)
             rested(service)
-            times["agent"].append(one_restart(stage, service, lanes, count))
+            times[agent].append(one_restart(stage, service, lanes, count))
             verify(guests, BOTH)
         with Client("floor", stage.libvirtd.uri) as floor:
             stage.libvirtd.terminate()

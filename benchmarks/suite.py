@@ -55,6 +55,7 @@ BENCHMARKS: Final = (
     Benchmark("storm", "100 guests arrive", "storms", "arrive"),
     Benchmark("reload", "A reload resizes the pool", "storms", "reload"),
     Benchmark("restart", "libvirtd restarts", "storms", "restart"),
+    Benchmark("changes", "The two changes that gained most", "changes"),
     Benchmark("rest", "At rest", "rest"),
     Benchmark("imports", "Start", "imports", real=False),
     Benchmark("packing", "Packing", "packing", real=False),

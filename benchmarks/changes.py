@@ -1,0 +1,90 @@
+"""The two changes to the agent that gained most: the one before it and the one after, in one run.
+
+The agent of before is that of the commit's parent, taken out of the repository's history. Both are
+the daemons of their trees, with the same settings, in turns with the bare client.
+"""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tarfile
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Final
+
+from benchmarks.arrivals import Ground
+from benchmarks.findings import Findings, compared
+from benchmarks.results import ROOT
+from benchmarks.stage import Client, Stage
+from benchmarks.storms import ISOLATE, restarts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from benchmarks.findings import Table
+    from benchmarks.suite import Effort
+
+HELD: Final = "656c2ee"
+"""Hold an early definition back until QEMU's program runs."""
+SOONER: Final = "190775b"
+"""Try guests that found no room again within a quarter of a second."""
+
+Compared = tuple["Table", dict[str, dict[str, float]]]
+
+BEFORE, AFTER, FLOOR = "before", "now", "floor"
+
+
+def run(effort: Effort) -> Findings:
+    """Compare the agent with what it was before each of the two changes."""
+    with TemporaryDirectory() as folder, Stage() as stage:
+        found = (
+            arrivals(stage, source(HELD, Path(folder, "held")), effort),
+            restart(stage, source(SOONER, Path(folder, "sooner")), effort),
+        )
+    return gathered(found)
+
+
+def source(commit: str, folder: Path) -> Path:
+    """Return `folder` with the agent of before a commit; RuntimeError in a clone without it."""
+    command = ("git", "-C", str(ROOT), "archive", f"{commit}^", "agent")
+    packed = subprocess.run(command, capture_output=True, check=False)
+    if packed.returncode:
+        raise RuntimeError(f"the history of this clone has no {commit}: fetch all of it")
+    with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
+        archive.extractall(folder)  # noqa: S202 - made by git of what we wrote
+    return folder
+
+
+def arrivals(stage: Stage, tree: Path, effort: Effort) -> Compared:
+    """Have guests arrive one by one, each other one started paused."""
+    times: dict[str, list[float]] = {FLOOR: [], BEFORE: [], AFTER: []}
+    with ExitStack() as own:
+        before = own.enter_context(stage.service(name="held-before", tree=tree))
+        after = own.enter_context(stage.service(name="held-now"))
+        floor = own.enter_context(Client("floor", stage.libvirtd.uri))
+        watch = own.enter_context(stage.watch())
+        pids = {FLOOR: floor.process.pid, BEFORE: before.process.pid, AFTER: after.process.pid}
+        for number in range(effort.of(40, 2)):
+            for name, taken in times.items():
+                service = before if name == BEFORE else after
+                others = [pid for other, pid in pids.items() if other != name]
+                turn = Ground(stage, service, floor, watch).turn
+                isolate, paused = name != FLOOR, bool(number % 2)
+                taken.append(turn(name, number, isolate=isolate, others=others, paused=paused))
+    return compared(f"single arrivals, before and after {HELD}", times)
+
+
+def restart(stage: Stage, tree: Path, effort: Effort) -> Compared:
+    """Restart libvirtd under 100 guests that are to move."""
+    guests = stage.crowd("many", effort.pick(100, 6), **ISOLATE)
+    trees = {BEFORE: tree, AFTER: None}
+    times = restarts(stage, guests, effort.of(3, 1), "sooner", trees)
+    return compared(f"libvirtd restarts, before and after {SOONER}", times)
+
+
+def gathered(found: Iterable[Compared]) -> Findings:
+    """Return tables and figures as findings; there is no goal."""
+    tables, figures = zip(*found, strict=True)
+    return Findings(tables=tables, figures=dict(zip((HELD, SOONER), figures, strict=True)))
