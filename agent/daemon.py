@@ -283,8 +283,8 @@ class Daemon:
         self._cycled = True
         self._door.saw(result)
         self._teller.cycle(result, self._config.pool, self._config.billing)
-        if result.cause is not Cause.EVENT:
-            self._teller.used(result, self._observer.place, iothreads=self._config.pool.iothreads)
+        if result.cause not in PARTIAL:
+            self._teller.used(result, iothreads=self._config.pool.iothreads)
         self._notify.status(status_line(result))
 
     def _tell_ready(self) -> None:

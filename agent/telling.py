@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from agent.pinner import Outcome
     from agent.planner import InstanceNUMACell
     from agent.pool import PoolSettings
-    from agent.snapshot import Guest
-    from agent.threads import Place, Times
+    from agent.snapshot import Guest, Kernel
+    from agent.threads import Times
     from agent.topology import ForeignCell, Host
     from agent.usage import EmulatorTime, PoolUsage, Spent
 
@@ -51,7 +51,7 @@ class Teller:
         metrics: Metrics,
         pool_usage: PoolUsage,
         emulator_time: EmulatorTime,
-        times: Callable[[Place], Times | None],
+        times: Callable[[Kernel], Times | None],
         recorder: Recorder | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -120,14 +120,8 @@ class Teller:
             self._log.warning("topology.disagrees", about=list(disputed[:_SPELLED_OUT]))
         self._disputed = disputed
 
-    def used(
-        self,
-        result: CycleResult,
-        places: Callable[[str], Place | None],
-        *,
-        iothreads: bool = True,
-    ) -> None:
-        """Measure what pools and threads used; on full cycles only, since it reads every thread.
+    def used(self, result: CycleResult, *, iothreads: bool = True) -> None:
+        """Measure what pools and threads used; after full cycles, which just read every thread.
 
         `iothreads` tells whether they follow the emulator threads.
         """
@@ -138,10 +132,10 @@ class Teller:
         planned = {guest.uuid: guest for guest in result.plan.guests}
         found: list[Used] = []
         for guest in result.guests:
-            home, place = planned.get(guest.uuid), places(guest.uuid)
-            if home is not None and home.cell is not None and place is not None:
-                with suppress(EmupoolError):  # it ended, or cannot be read: the next look tells
-                    found += self._used(guest, home, home.cell, self._times(place), iothreads)
+            home, kernel = planned.get(guest.uuid), guest.kernel
+            if home is not None and home.cell is not None and kernel is not None:
+                with suppress(EmupoolError):  # it cannot be read: the next look tells
+                    found += self._used(guest, home, home.cell, self._times(kernel), iothreads)
         self._emulator_time.forget(guest.uuid for guest in result.guests if guest.active)
         # In a dry run no guest is in its pool.
         loads = {} if result.dry_run else pools

@@ -140,15 +140,16 @@ class Threads:
         """Do as `settle` for the threads of `iothread`, an id; not verified if it has none."""
         return self._settle(place, f"{place.guest}/iothread{iothread:d}", target, iothread)
 
-    def times(self, place: Place) -> Times | None:
-        """Return run time and run-queue delay of each thread, ns since the thread's birth.
+    def times(self, kernel: Kernel) -> Times | None:
+        """Return run time and run-queue delay of the threads that were just read.
 
-        None: this kernel has no schedstat. GuestGone, SysfsError, NotPermitted as in `read`.
+        In ns since each thread's birth; who has ended since is left out. None: this kernel has no
+        schedstat. SysfsError, NotPermitted as in `read`.
         """
         if not self._schedstat:
             return None
-        inner = sorted(tid for _, tids in _iothreads(place) for tid in tids)
-        return Times(self._spent(self._emulator(place)), self._spent(inner))
+        inner = sorted(thread.tid for _, threads in kernel.iothreads for thread in threads)
+        return Times(self._spent(thread.tid for thread in kernel.threads), self._spent(inner))
 
     def _place(self, version: int, directory: str, wanted: bytes) -> Place | None:
         for guest in (f"{directory}/libvirt", directory):

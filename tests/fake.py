@@ -264,9 +264,15 @@ class Fake:
     def settle_iothread(self, place: Place, iothread: int, target: CpuSet) -> Settled:
         return self._settle(place, iothread, target)
 
-    def times(self, place: Place) -> Times | None:
-        with self.called(None, Call("times", _uuid(place))):
-            return Times(tuple((tid, tid, 0) for tid in self._process(place).threads), ())
+    def times(self, kernel: Kernel) -> Times | None:
+        tids = {thread.tid for thread in kernel.threads}
+        with self.called(None, Call("times", self._owner(tids))):
+            return Times(tuple((tid, tid, 0) for tid in tids), ())
+
+    def _owner(self, tids: set[int]) -> str:
+        """Return the guest that has one of these threads; nobody's uuid if none has."""
+        started = {u: g.process for u, g in self.guests.items() if g.process is not None}
+        return next((u for u, own in started.items() if own.threads.keys() & tids), "")
 
     def _settle(self, place: Place, iothread: int | None, target: CpuSet) -> Settled:
         with self.called(None, Call("settle", _uuid(place), target, iothread)):

@@ -79,7 +79,7 @@ class Told:
     def cycle(self) -> CycleResult:
         result = self.node.cycle(Cause.RECONCILE)
         self.teller.cycle(result, self.node.settings.pool, BillingSettings())
-        self.teller.used(result, self.node.observer.place)
+        self.teller.used(result)
         self.peak = max(self.peak, len(result.guests))
         return result
 

@@ -576,18 +576,16 @@ def test_an_iothread_that_fails_is_repaired_and_is_no_drift(node: Node) -> None:
 # --- what is told --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "error", [GuestGone("ended"), NotPermitted("no"), SysfsError("/p", "", "")]
-)
+@pytest.mark.parametrize("error", [NotPermitted("no"), SysfsError("/p", "", "")])
 def test_a_guest_whose_times_cannot_be_read_is_left_out_of_what_is_told(
-    node: Node, error: GuestGone | NotPermitted | SysfsError
+    node: Node, error: NotPermitted | SysfsError
 ) -> None:
     bad, good = node.start("bad"), node.start("good")
     result = node.reacted()
     times = EmulatorTime()
     teller = Teller(Metrics(), PoolUsage(), times, node.fake.times)
     node.fake.fail("times", error, bad)
-    teller.used(result, node.observer.place)
+    teller.used(result)
     assert node.fake.count("times") == 2
     starts = {guest.uuid: guest.start for guest in result.guests}
     ran = ((1500, 7, 0),)

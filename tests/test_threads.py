@@ -18,6 +18,7 @@ import pytest
 
 from agent.cpuset import EMPTY, CpuSet
 from agent.errors import GuestGone, NotPermitted, SysfsError
+from agent.snapshot import Kernel, Thread
 from agent.threads import Place, Threads
 
 if TYPE_CHECKING:
@@ -333,7 +334,7 @@ def test_a_guest_is_gone_with_its_cgroup_or_its_process(tmp_path: Path) -> None:
     threads, place = own_place(files, 0)
     assert threads.read(place).threads == ()  # it lives, in another cgroup
     files.process(place.pid, "sh", started=4712)  # the id was used again
-    for call in (threads.read, threads.times, lambda it: threads.settle(it, CpuSet.of(0))):
+    for call in (threads.read, lambda it: threads.settle(it, CpuSet.of(0))):
         with pytest.raises(GuestGone):
             call(place)
     (Path(place.emulator) / "cgroup.threads").unlink()
@@ -344,16 +345,17 @@ def test_a_guest_is_gone_with_its_cgroup_or_its_process(tmp_path: Path) -> None:
 
 def test_times_are_told_by_kind_and_none_without_schedstat(tmp_path: Path) -> None:
     files = Files(tmp_path, V2)
-    threads, place = own_place(files, 8, os.getpid())
-    files.put(f"{TREE_V2}/{SCOPE}/libvirt/iothread1/cgroup.threads", "9\n")
+    threads, _ = own_place(files, 8, os.getpid())
     files.put(f"proc/{os.getpid()}/schedstat", "100 20 3\n")
     files.put("proc/9/schedstat", "7 5 1\n")
-    times = threads.times(place)
+    mine, ended, inner = (Thread(tid, CpuSet.of(0)) for tid in (os.getpid(), 8, 9))
+    kernel = Kernel(None, None, (mine, ended), ((1, (inner,)),))
+    times = threads.times(kernel)
     assert times is not None
-    assert times.emulator == ((os.getpid(), 100, 20),)  # 8 has ended
+    assert times.emulator == ((os.getpid(), 100, 20),)
     assert times.iothreads == ((9, 7, 5),)
     (tmp_path / "proc/self/schedstat").unlink()
-    assert Threads(tmp_path).times(place) is None
+    assert Threads(tmp_path).times(kernel) is None
 
 
 # --- a process to act on -------------------------------------------------------------------------
@@ -737,8 +739,9 @@ def test_threads_may_end_at_any_moment_while_one_looks(cgroups: Cgroups, process
         rounds = 0
         while rounds < 300 or len(counts) == 1:
             rounds += 1
-            counts.add(len(threads.settle(place, CpuSet.of(0, 1)).kernel.threads))
-            assert threads.times(place) is not None
+            kernel = threads.settle(place, CpuSet.of(0, 1)).kernel
+            counts.add(len(kernel.threads))
+            assert threads.times(kernel) is not None
     finally:
         stop.set()
         churning.join()
@@ -753,7 +756,7 @@ def open_files() -> int:
 def test_a_killed_guest_is_gone(cgroups: Cgroups, process: Process) -> None:
     threads, place = find(cgroups, process.uuid)
     process.kill()
-    for call in (threads.read, threads.times, lambda it: threads.settle(it, CpuSet.of(0, 1))):
+    for call in (threads.read, lambda it: threads.settle(it, CpuSet.of(0, 1))):
         with pytest.raises(GuestGone):
             call(place)
     assert threads.locate(process.uuid, 7, cgroups.partition) is None
@@ -774,10 +777,10 @@ def test_a_cgroup_removed_after_the_open_is_gone(tmp_path: Path, cgroups: Cgroup
 
 def test_times_grow_with_work(cgroups: Cgroups, process: Process) -> None:
     threads, place = find(cgroups, process.uuid)
-    before = threads.times(place)
+    before = threads.times(threads.read(place))
     for _ in range(50):
         process.end(process.start())
-    after = threads.times(place)
+    after = threads.times(threads.read(place))
     assert before is not None
     assert after is not None
     # One that has ended may be on the kernel's list for a moment longer.
