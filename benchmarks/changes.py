@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 from benchmarks.arrivals import Ground
 from benchmarks.findings import Findings, compared
 from benchmarks.results import ROOT
-from benchmarks.stage import Client, Stage
-from benchmarks.storms import ISOLATE, restarts
+from benchmarks.stage import Client, Stage, placed
+from benchmarks.storms import CLAIM, ISOLATE, restarts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from benchmarks.findings import Table
     from benchmarks.suite import Effort
 
-HELD: Final = "656c2ee"
-"""Hold an early definition back until QEMU's program runs."""
+AHEAD: Final = "98f1b42"
+"""Decide a guest's pin while libvirt still starts it."""
 SOONER: Final = "190775b"
 """Try guests that found no room again within a quarter of a second."""
 
@@ -40,7 +40,7 @@ def run(effort: Effort) -> Findings:
     """Compare the agent with what it was before each of the two changes."""
     with TemporaryDirectory() as folder, Stage() as stage:
         found = (
-            arrivals(stage, source(HELD, Path(folder, "held")), effort),
+            arrivals(stage, source(AHEAD, Path(folder, "ahead")), effort),
             restart(stage, source(SOONER, Path(folder, "sooner")), effort),
         )
     return gathered(found)
@@ -58,13 +58,17 @@ def source(commit: str, folder: Path) -> Path:
 
 
 def arrivals(stage: Stage, tree: Path, effort: Effort) -> Compared:
-    """Have guests arrive one by one, each other one started paused."""
+    """Have guests arrive one by one among others, each other one started paused."""
+    count = effort.pick(50, 2)
+    there = stage.crowd("there", count, **ISOLATE, **CLAIM)
     times: dict[str, list[float]] = {FLOOR: [], BEFORE: [], AFTER: []}
     with ExitStack() as own:
-        before = own.enter_context(stage.service(name="held-before", tree=tree))
-        after = own.enter_context(stage.service(name="held-now"))
+        before = own.enter_context(stage.service(name="ahead-before", tree=tree))
+        after = own.enter_context(stage.service(name="ahead-now"))
         floor = own.enter_context(Client("floor", stage.libvirtd.uri))
         watch = own.enter_context(stage.watch())
+        for agent in (before, after):
+            placed(agent, count)
         pids = {FLOOR: floor.process.pid, BEFORE: before.process.pid, AFTER: after.process.pid}
         for number in range(effort.of(40, 2)):
             for name, taken in times.items():
@@ -73,7 +77,8 @@ def arrivals(stage: Stage, tree: Path, effort: Effort) -> Compared:
                 turn = Ground(stage, service, floor, watch).turn
                 isolate, paused = name != FLOOR, bool(number % 2)
                 taken.append(turn(name, number, isolate=isolate, others=others, paused=paused))
-    return compared(f"single arrivals, before and after {HELD}", times)
+    stage.leave(there)
+    return compared(f"single arrivals among {count}, before and after {AHEAD}", times)
 
 
 def restart(stage: Stage, tree: Path, effort: Effort) -> Compared:
@@ -87,4 +92,4 @@ def restart(stage: Stage, tree: Path, effort: Effort) -> Compared:
 def gathered(found: Iterable[Compared]) -> Findings:
     """Return tables and figures as findings; there is no goal."""
     tables, figures = zip(*found, strict=True)
-    return Findings(tables=tables, figures=dict(zip((HELD, SOONER), figures, strict=True)))
+    return Findings(tables=tables, figures=dict(zip((AHEAD, SOONER), figures, strict=True)))
