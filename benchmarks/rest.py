@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 GOAL_CPU: Final = 0.1  # per cent of one pCPU
 GOAL_MEMORY: Final = 50.0  # MiB
 GOAL_EVEN: Final = 1.2
+WHY_CPU: Final = (
+    "a third is reading each guest's definition each 30 s, and nearly half reading its threads: "
+    "that repairs what no event told of; the share depends on how fast the pCPU is"
+)
 AT: Final = 100
 INTERVAL: Final = 30.0  # the default
 
@@ -126,7 +130,7 @@ def findings(found: Mapping[int, Mapping[str, float]], seconds: float) -> Findin
     cpu, size = found[judged]["cpu"], found[judged]["resident"]
     each = [(found[n]["cpu"] - found[least]["cpu"]) / n for n in (middle, most)]
     goals = [
-        Goal(f"CPU at {judged} guests", cpu, GOAL_CPU, "% of one pCPU"),
+        Goal(f"CPU at {judged} guests", cpu, GOAL_CPU, "% of one pCPU", why=WHY_CPU),
         Goal(f"resident memory at {judged} guests", size, GOAL_MEMORY, "MiB"),
         Goal(
             f"CPU for a guest among {most}", each[1] / each[0], GOAL_EVEN, f"times that of {middle}"
