@@ -195,12 +195,18 @@ class Rebalancer:
         plan = planner.plan(question)
         ours = [g for g in snapshot.guests if self._is_ours(g)]
         steps = transition.releases(ours, present_of(question, self._stuck))
-        applied = self._pins.apply(pinner.jobs(steps, self._observer.place))
-        outcomes = list(applied.outcomes) + self._pins.drain(PATIENCE_AT_END)
+        outcomes: list[Outcome] = []
+        waiting, left = frozenset[str](), {step.uuid for step in steps}
+        while left and left != waiting:  # for whom there was no room there is some now
+            waiting = frozenset(left)
+            wanted = [step for step in steps if step.uuid in waiting]
+            applied = self._pins.apply(pinner.jobs(wanted, self._observer.place))
+            outcomes += [*applied.outcomes, *self._pins.drain(PATIENCE_AT_END)]
+            left = {*applied.deferred}
         self._absorb(outcomes, self._clock())
         late = {o.step.uuid for o in outcomes if o.step.reason is not Reason.RELEASE}
-        left = undone(steps, outcomes) | self._pins.under_way() | late
-        kept = {u: m for u, m in self._memory.guests.items() if u in left}
+        kept_back = undone(steps, outcomes) | self._pins.under_way() | late
+        kept = {u: m for u, m in self._memory.guests.items() if u in kept_back}
         self._memory = replace(self._memory, cells={}, guests=kept)
         self._save(self._clock())
         return CycleResult(

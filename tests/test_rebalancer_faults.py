@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from agent.errors import (
 )
 from agent.events import Named
 from agent.metrics import Metrics
+from agent.pinner import LIMIT
 from agent.placing import State
 from agent.port import GuestEvent, Topic
 from agent.rebalancer import BACK_OFF
@@ -571,6 +573,24 @@ def test_an_iothread_that_fails_is_repaired_and_is_no_drift(node: Node) -> None:
     assert node.fake.masks(uuid, 1) == {node.pool(result)}
     assert drifts(result) == []
     node.assert_settled()
+
+
+def test_a_release_sends_what_there_was_no_room_for(node: Node) -> None:
+    uuids = [node.start(f"g{n}") for n in range(LIMIT + 2)]
+    node.react()
+    for uuid in uuids[:LIMIT]:
+        node.hold(uuid)
+
+    def free() -> None:
+        for uuid in uuids[:LIMIT]:
+            node.fake.free(uuid)
+
+    freeing = threading.Timer(0.3, free)
+    freeing.start()
+    result = node.rebalancer.release(node.link)
+    freeing.join()
+    assert result.errors == ()
+    assert {str(node.fake.record(uuid)) for uuid in uuids} == {"7"}
 
 
 # --- what is told --------------------------------------------------------------------------------
