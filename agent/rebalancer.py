@@ -45,6 +45,8 @@ _CROWD: Final = (0.25, 0.5, 1.0, 2.0, 5.0)
 """The same for one that was not tried, since too many calls were under way."""
 PATIENCE_AT_END: Final = 5.0
 """Seconds that a clean stop or a release waits for calls under way."""
+_RELEASING: Final = 20.0
+"""Seconds for which a release goes on with guests that there was no room for."""
 _GAP: Final = 1.0
 """Seconds by which a busy guest lets another one go first."""
 
@@ -195,18 +197,11 @@ class Rebalancer:
         plan = planner.plan(question)
         ours = [g for g in snapshot.guests if self._is_ours(g)]
         steps = transition.releases(ours, present_of(question, self._stuck))
-        outcomes: list[Outcome] = []
-        waiting, left = frozenset[str](), {step.uuid for step in steps}
-        while left and left != waiting:  # for whom there was no room there is some now
-            waiting = frozenset(left)
-            wanted = [step for step in steps if step.uuid in waiting]
-            applied = self._pins.apply(pinner.jobs(wanted, self._observer.place))
-            outcomes += [*applied.outcomes, *self._pins.drain(PATIENCE_AT_END)]
-            left = {*applied.deferred}
+        outcomes = self._send_in_turn(steps)
         self._absorb(outcomes, self._clock())
         late = {o.step.uuid for o in outcomes if o.step.reason is not Reason.RELEASE}
-        kept_back = undone(steps, outcomes) | self._pins.under_way() | late
-        kept = {u: m for u, m in self._memory.guests.items() if u in kept_back}
+        left = undone(steps, outcomes) | self._pins.under_way() | late
+        kept = {u: m for u, m in self._memory.guests.items() if u in left}
         self._memory = replace(self._memory, cells={}, guests=kept)
         self._save(self._clock())
         return CycleResult(
@@ -221,6 +216,22 @@ class Rebalancer:
             stuck=dict(self._stuck),
             failures=snapshot.failures,
         )
+
+    def _send_in_turn(self, steps: Iterable[Step]) -> list[Outcome]:
+        """Take steps, those for which there is no room at first as soon as there is some.
+
+        Not for ever: who ends the daemon waits for it.
+        """
+        jobs = pinner.jobs(steps, self._observer.place)
+        outcomes: list[Outcome] = []
+        end = self._clock() + _RELEASING
+        while jobs:
+            applied = self._pins.apply(jobs)
+            outcomes += [*applied.outcomes, *self._pins.drain(PATIENCE_AT_END)]
+            waiting = [job for job in jobs if job.uuid in applied.deferred]
+            goes_on = len(waiting) < len(jobs) and self._clock() < end
+            jobs = waiting if goes_on else []
+        return outcomes
 
     def close(self) -> None:
         """Save what the next start is to begin from; a dry run leaves no trace."""

@@ -33,7 +33,7 @@ from tests.fake import Call
 from tests.node import DELAY, HOME, Node, cpus, planned, pools, reasons
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 
@@ -264,7 +264,7 @@ def test_a_guest_that_cannot_be_read_does_not_hold_the_others_up(node: Node) -> 
 
 @pytest.mark.parametrize("error", [NotPermitted("no"), SysfsError("/sys", "?", "odd")])
 def test_a_cycle_that_fails_does_not_call_for_another_one_at_once(
-    node: Node, error: NotPermitted | SysfsError
+    node: Node, error: GuestGone | NotPermitted | SysfsError
 ) -> None:
     uuids = [node.start(name) for name in "abc"]
     node.reacted()
@@ -580,12 +580,7 @@ def test_a_release_sends_what_there_was_no_room_for(node: Node) -> None:
     node.react()
     for uuid in uuids[:LIMIT]:
         node.hold(uuid)
-
-    def free() -> None:
-        for uuid in uuids[:LIMIT]:
-            node.fake.free(uuid)
-
-    freeing = threading.Timer(0.3, free)
+    freeing = threading.Timer(0.3, lambda: free(node, uuids[:LIMIT]))
     freeing.start()
     result = node.rebalancer.release(node.link)
     freeing.join()
@@ -593,12 +588,39 @@ def test_a_release_sends_what_there_was_no_room_for(node: Node) -> None:
     assert {str(node.fake.record(uuid)) for uuid in uuids} == {"7"}
 
 
+def test_a_release_does_not_go_on_for_ever(node: Node) -> None:
+    """A daemon that releases at its end is killed if it takes longer than systemd lets it."""
+    uuids = [node.start(f"g{n}") for n in range(LIMIT + 2)]
+    node.react()
+    for uuid in uuids[:LIMIT]:
+        node.hold(uuid)
+
+    def late(call: Call) -> None:
+        node.clock.now += 30 * call.name.startswith("pin_")
+
+    node.fake.hook = late
+    freeing = threading.Timer(0.3, lambda: free(node, uuids[:LIMIT]))
+    freeing.start()
+    result = node.rebalancer.release(node.link)
+    freeing.join()
+    left = {uuid for uuid in uuids if str(node.fake.record(uuid)) != "7"}
+    assert left
+    assert set(result.memory.guests) == left
+
+
+def free(node: Node, uuids: Iterable[str]) -> None:
+    for uuid in uuids:
+        node.fake.free(uuid)
+
+
 # --- what is told --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [NotPermitted("no"), SysfsError("/p", "", "")])
+@pytest.mark.parametrize(
+    "error", [GuestGone("ended"), NotPermitted("no"), SysfsError("/p", "", "")]
+)
 def test_a_guest_whose_times_cannot_be_read_is_left_out_of_what_is_told(
-    node: Node, error: NotPermitted | SysfsError
+    node: Node, error: GuestGone | NotPermitted | SysfsError
 ) -> None:
     bad, good = node.start("bad"), node.start("good")
     result = node.reacted()
