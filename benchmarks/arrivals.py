@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks import hook
 from benchmarks.findings import Chart, Findings, Goal, compared
-from benchmarks.stage import ZERO, Client, Stage, alone, placed, settled, verify
+from benchmarks.stage import CLAIM, ISOLATE, ZERO, Client, Stage, alone, placed, settled, verify
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +71,7 @@ class Ground:
         guest = self.stage.libvirtd.guest(
             f"-{name}-{number}",
             metadata_policy="isolate" if isolate else "ignore",
-            vcpupins={0: "1"},  # its pCPU is its own, as isolate has it
+            **CLAIM,  # its pCPU is its own, as isolate has it
         ).define()
         settled(self.service)
         with within or nullcontext(), alone(*others):
@@ -90,7 +90,7 @@ class Ground:
         return time.monotonic() - began
 
     def fill(self, number: int) -> list[Guest]:
-        guests = self.stage.crowd("there", number, metadata_policy="isolate", vcpupins={0: "1"})
+        guests = self.stage.crowd("there", number, **ISOLATE, **CLAIM)
         placed(self.service, number)
         verify(guests, ZERO)
         return guests

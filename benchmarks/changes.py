@@ -17,12 +17,10 @@ from typing import TYPE_CHECKING, Final
 from benchmarks.arrivals import Ground
 from benchmarks.findings import Findings, compared
 from benchmarks.results import ROOT
-from benchmarks.stage import Client, Stage, placed
-from benchmarks.storms import CLAIM, ISOLATE, restarts
+from benchmarks.stage import CLAIM, ISOLATE, Client, Stage, placed
+from benchmarks.storms import restarts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from benchmarks.findings import Table
     from benchmarks.suite import Effort
 
@@ -39,11 +37,9 @@ BEFORE, AFTER, FLOOR = "before", "now", "floor"
 def run(effort: Effort) -> Findings:
     """Compare the agent with what it was before each of the two changes."""
     with TemporaryDirectory() as folder, Stage() as stage:
-        found = (
-            arrivals(stage, source(AHEAD, Path(folder, "ahead")), effort),
-            restart(stage, source(SOONER, Path(folder, "sooner")), effort),
-        )
-    return gathered(found)
+        arrived = arrivals(stage, source(AHEAD, Path(folder, "ahead")), effort)
+        moved = restart(stage, source(SOONER, Path(folder, "sooner")), effort)
+    return Findings(tables=[arrived[0], moved[0]], figures={AHEAD: arrived[1], SOONER: moved[1]})
 
 
 def source(commit: str, folder: Path) -> Path:
@@ -87,9 +83,3 @@ def restart(stage: Stage, tree: Path, effort: Effort) -> Compared:
     trees = {BEFORE: tree, AFTER: None}
     times = restarts(stage, guests, effort.of(3, 1), "sooner", trees)
     return compared(f"libvirtd restarts, before and after {SOONER}", times)
-
-
-def gathered(found: Iterable[Compared]) -> Findings:
-    """Return tables and figures as findings; there is no goal."""
-    tables, figures = zip(*found, strict=True)
-    return Findings(tables=tables, figures=dict(zip((AHEAD, SOONER), figures, strict=True)))

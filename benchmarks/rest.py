@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.findings import Chart, Findings, Goal, Table
-from benchmarks.stage import ZERO, Stage, placed, verify
-from benchmarks.storms import ISOLATE, rested
+from benchmarks.stage import ISOLATE, ZERO, Stage, placed, verify
+from benchmarks.storms import rested
 from benchmarks.tap import Tap
 
 if TYPE_CHECKING:

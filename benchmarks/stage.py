@@ -36,6 +36,9 @@ PATIENCE: Final = 60.0
 DIES_WITH_US: Final = ("setpriv", "--pdeathsig", "KILL")
 STARTERS: Final = 2  # as many guests as start at the same time; more gain nothing on two pCPUs
 LOOK: Final = 0.001
+ISOLATE: Final = {"metadata_policy": "isolate"}
+CLAIM: Final = {"vcpupins": {0: "1"}}
+"""Leaves pCPU 0 to the pool; without it the pool may have both."""
 ZERO: Final = frozenset({0})
 BOTH: Final = frozenset({0, 1})
 

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Final
 from benchmarks.findings import Chart, Findings, Goal, Table, compared, ms
 from benchmarks.stage import (
     BOTH,
+    CLAIM,
+    ISOLATE,
     PATIENCE,
     ZERO,
     Client,
@@ -47,8 +49,6 @@ GOAL_TIME: Final = 1.2
 GOAL_CALLS: Final = 1.1
 LINEAR: Final = 1.5
 HERE: Final[Mapping[str, Path | None]] = {"agent": None}
-ISOLATE: Final = {"metadata_policy": "isolate"}  # without a claim: the pool is to have both
-CLAIM: Final = {"vcpupins": {0: "1"}}
 OPENING: Final = frozenset(
     {
         "AuthList",

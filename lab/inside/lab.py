@@ -62,10 +62,10 @@ class Lab:
             policy=dice.choice(("isolate",) * 7 + ("ignore",)),
         )
 
-    def newcomer(self) -> Guest:
-        """Return a managed guest that is not there yet."""
-        numbers = (self.guest(number) for number in itertools.count(400))
-        return next(g for g in numbers if g.managed and g.name not in self.guests)
+    def newcomer(self, *, follows: bool = False) -> Guest:
+        """Return a managed guest that is not there yet; its iothread `follows` if asked."""
+        found = (g for g in map(self.guest, itertools.count(400)) if g.name not in self.guests)
+        return next(guest for guest in found if (guest.follows if follows else guest.managed))
 
     def tenants(self, cell: int) -> list[int]:
         """Return the pCPUs of a cell that vCPUs are pinned to: the lower half of its cores."""

@@ -1,8 +1,10 @@
-"""Guests are saved, restored, migrated, rebooted, started anew: pins are right after each."""
+"""Guests are saved, restored, migrated, rebooted, started anew: pins are right after each.
+
+They are persistent: of a transient one that was restored nobody knows whether its iothread follows.
+"""
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import uuid
 from contextlib import contextmanager, suppress
@@ -17,7 +19,6 @@ from lab.inside.waiting import check, wait_for
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lab.inside.guests import Guest
     from lab.inside.lab import Figures, Lab
 
 _PAUSED = libvirt.VIR_DOMAIN_SAVE_PAUSED
@@ -37,16 +38,11 @@ exec libvirtd --config {_ELSEWHERE}/libvirtd.conf --pid-file {_ELSEWHERE}/pid
 """
 
 
-def _newcomer(lab: Lab) -> Guest:
-    """Return a guest whose iothread follows: persistent, so that its definition tells that."""
-    return next(guest for guest in map(lab.guest, itertools.count(200)) if guest.follows)
-
-
 def save_and_restore(lab: Lab) -> Figures:
     """A guest is saved and restored, while others fill the pool that its image speaks of."""
     lab.use("2")
     lab.populate(8)
-    guest = lab.start(_newcomer(lab), persistent=True)
+    guest = lab.start(lab.newcomer(follows=True), persistent=True)
     lab.settle()
     domain = lab.node.domain(guest)
     domain.saveFlags(_IMAGE, None, _PAUSED)
@@ -67,7 +63,7 @@ def managed_save(lab: Lab) -> Figures:
     """A persistent guest has a managed save, and is started from it."""
     lab.use("2")
     lab.populate(8)
-    guest = lab.start(_newcomer(lab), persistent=True)
+    guest = lab.start(lab.newcomer(follows=True), persistent=True)
     lab.settle()
     domain = lab.node.domain(guest)
     before = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
@@ -86,7 +82,7 @@ def migration(lab: Lab) -> Figures:
     lab.populate(8)
     lab.settle()
     with _elsewhere() as there:
-        guest = _newcomer(lab)
+        guest = lab.newcomer(follows=True)
         there.defineXML(guest.xml()).createWithFlags(guests.PAUSED)
         where = {libvirt.VIR_MIGRATE_PARAM_URI: f"unix:{_ELSEWHERE}/migration"}
         there.lookupByName(guest.name).migrate3(lab.node.link, where, _MIGRATE)
@@ -139,7 +135,7 @@ def reboots(lab: Lab) -> Figures:
     """A reset keeps pins; a hard reboot, which is a new start, has them again."""
     lab.use("2")
     lab.populate(8)
-    guest = lab.start(_newcomer(lab), persistent=True)
+    guest = lab.start(lab.newcomer(follows=True), persistent=True)
     lab.settle()
     domain = lab.node.domain(guest)
     domain.reset()
