@@ -48,6 +48,7 @@ __all__ = [
     "start_event_loop",
 ]
 
+# Its job is not told of: libvirt says that there is none.
 _STARTING: Final = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)
 _OCCUPIED: Final = frozenset(
     {
@@ -60,7 +61,7 @@ _OCCUPIED: Final = frozenset(
         (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_POSTCOPY),
     }
 )
-_UNTOLD: Final = frozenset(  # what is said instead of a job: 9.0 the first, older ones the second
+_UNTOLD: Final = frozenset(  # what may be said instead of a job; of one that arrives, the first
     {
         libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
         libvirt.VIR_ERR_OPERATION_INVALID,
