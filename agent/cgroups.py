@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from agent.cpuset import CpuSet
@@ -26,6 +27,7 @@ _EFFECTIVE: Final = {1: "cpuset.effective_cpus", 2: "cpuset.cpus.effective"}
 _GONE: Final = {errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.ENAMETOOLONG}
 """No such file. ENODEV: the cgroup was removed, ESRCH: the thread ended, after the open."""
 
+_cpus = lru_cache(256)(CpuSet.parse)  # a host has few sets, and each is read for many guests
 _IDS: Final = re.compile(r"(?:[0-9]{1,9}(?:\n|\Z))*\Z")
 _MOUNT: Final = re.compile(r"\S+ \S+ \S+ (\S+) (\S+) \S.*? - (\S+) \S* (.*)\Z")
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
@@ -68,12 +70,12 @@ def members(version: int, directory: str) -> tuple[int, ...] | None:
 
 def asked(directory: str) -> CpuSet | None:
     """Return the cpuset that a cgroup was given, None if it has none."""
-    return parsed(f"{directory}/cpuset.cpus", CpuSet.parse)
+    return parsed(f"{directory}/cpuset.cpus", _cpus, line=True)
 
 
 def effective(version: int, directory: str) -> CpuSet | None:
     """Return the cpuset that is in force for a cgroup, None if it has none."""
-    cpus = parsed(f"{directory}/{_EFFECTIVE[version]}", CpuSet.parse)
+    cpus = parsed(f"{directory}/{_EFFECTIVE[version]}", _cpus, line=True)
     if cpus is None and version == 1:  # before Linux 3.17; what was asked for was in force
         return asked(directory)
     return cpus
@@ -87,9 +89,12 @@ def ids(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(word) for word in text.split()} - {0}))
 
 
-def parsed(path: str, parse: Callable[[str], _T]) -> _T | None:
-    """Return what a file of the kernel says, None as `read`; SysfsError if `parse` cannot."""
-    text = read(path)
+def parsed(path: str, parse: Callable[[str], _T], *, line: bool = False) -> _T | None:
+    """Return what a file of the kernel says, None as `read`; SysfsError if `parse` cannot.
+
+    `line` tells that it is one line, whose end ends the file.
+    """
+    text = read(path, line=line)
     if text is None:
         return None
     try:
@@ -98,15 +103,20 @@ def parsed(path: str, parse: Callable[[str], _T]) -> _T | None:
         raise SysfsError(path, os.fsdecode(text), str(error)) from error
 
 
-def read(path: str) -> bytes | None:
-    """Return a file of the kernel; None if there is none, or what it told of is gone."""
+def read(path: str, *, line: bool = False) -> bytes | None:
+    """Return a file of the kernel; None if there is none, or what it told of is gone.
+
+    Of one that is a `line` what comes after that is not asked for.
+    """
     file = -1
     text = bytearray()
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         # The kernel may answer in pieces, and only an empty one is the last.
-        while (piece := os.read(file, 16384)) and len(text) <= _LIMIT:
+        while (piece := os.read(file, 4096)) and len(text) <= _LIMIT:
             text += piece
+            if line and piece.endswith(b"\n"):
+                break
     except OSError as error:
         raise_unless_gone(path, error)
         return None

@@ -193,8 +193,8 @@ class Observer:
         listed = link.uuids()
         self._seen = {uuid: self._seen[uuid] for uuid in listed if uuid in self._seen}
         self._unfound.intersection_update(listed)
-        for uuid in listed:
-            self._look_at(link, memory, uuid, everything=True)
+        for uuid, definition in link.xmls(listed):
+            self._look_at(link, memory, uuid, definition)
 
     def _look_at_named(self, link: Link, memory: Memory, named: Named) -> None:
         for uuid in named.guests:
@@ -211,14 +211,17 @@ class Observer:
         for uuid in odd:
             self._look_at(link, memory, uuid)
 
-    def _look_at(self, link: Link, memory: Memory, uuid: str, *, everything: bool = False) -> None:
+    def _look_at(
+        self, link: Link, memory: Memory, uuid: str, definition: str | EmupoolError | None = None
+    ) -> None:
+        """Look at one guest; in a look at everything its `definition` was asked for already."""
         try:
-            self._seen[uuid] = self._read(link, memory, uuid)
+            self._seen[uuid] = self._read(link, memory, uuid, definition)
             self._answered.add(uuid)
         except GuestGone:
             self._seen.pop(uuid, None)
         except GuestBusy as error:
-            if everything and uuid not in self._seen:
+            if definition is not None and uuid not in self._seen:
                 raise Held(f"{uuid}: {error}") from error  # its claims may be anywhere
             self._held.add(uuid)
         except (HypervisorAway, Held):
@@ -229,7 +232,9 @@ class Observer:
         except Exception as error:  # noqa: BLE001 - one guest's surprise must not end the cycle
             self._failures.append((uuid, unforeseen(error)))
 
-    def _read(self, link: Link, memory: Memory, uuid: str) -> Seen:
+    def _read(
+        self, link: Link, memory: Memory, uuid: str, definition: str | EmupoolError | None
+    ) -> Seen:
         before = self._seen.get(uuid)
         if before is not None and before.ready and self._named.fresh.get(uuid) == before.domain.id:
             self._booted.add(uuid)
@@ -237,7 +242,9 @@ class Observer:
         early = self._named.early.get(uuid)
         if early is not None:
             return self._read_early(uuid, early, before)
-        text = link.xml(uuid)
+        if isinstance(definition, EmupoolError):
+            raise definition
+        text = link.xml(uuid) if definition is None else definition
         if before is not None and before.text == text and not before.occupied:
             return self._found(before)
         domain = _parsed(text, uuid)
@@ -309,7 +316,9 @@ class Observer:
         if seen.place is None or not (ours or uuid in memory.guests):
             return
         try:
-            self._seen[uuid] = replace(seen, kernel=self._kernels.read(seen.place))
+            kernel = self._kernels.read(seen.place, [one.id for one in seen.domain.iothreads])
+            if kernel != seen.kernel:
+                self._seen[uuid] = replace(seen, kernel=kernel)
         except GuestGone:
             self._seen[uuid] = replace(seen, kernel=None, text="")
         except EmupoolError as error:

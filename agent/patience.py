@@ -9,6 +9,10 @@ at that guest, and at those for whom no reader was left.
 
 The first reader uses the link's own connection; another one is opened only while that one waits,
 and there are `READERS` at most. A held guest is not asked for again until its call has returned.
+
+To hand a question to a reader and to be woken by its answer takes longer than most answers do, so
+definitions are read in rows. A row that comes upon a held guest is left to it; what remains of it
+is another reader's.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from operator import methodcaller
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -23,16 +28,19 @@ from agent.errors import EmupoolError, GuestBusy, Held, HypervisorAway, unforese
 from agent.port import GuestEvent, ListReturned, Topic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from agent.port import Link, Reads
 
     _T = TypeVar("_T")
+    _Question = Callable[[Reads], Any]
 
 PATIENCE: Final = 0.050
 """Seconds after which a call is given up; most take a fifth of a millisecond."""
 READERS: Final = 4
 """Calls under way at most, those that wait included."""
+ROW: Final = 32
+"""Definitions read in a row; at ten kilobytes each they are held for a moment."""
 _LIST: Final = ""  # what a list is about, where others have a guest's UUID
 
 
@@ -66,6 +74,14 @@ class PatientLink:
         """Return the live definition of a running guest, the persistent one of a stopped one."""
         return self._ask(uuid, lambda reads: reads.xml(uuid))
 
+    def xmls(self, uuids: Sequence[str]) -> Iterator[tuple[str, str | EmupoolError]]:
+        """Yield each guest with its definition, or why there is none; GuestBusy if it is held."""
+        for first in range(0, len(uuids), ROW):
+            row = uuids[first : first + ROW]
+            answers = self._answers({uuid: methodcaller("xml", uuid) for uuid in row})
+            for uuid in row:
+                yield uuid, answers[uuid]
+
     def persistent_xml(self, uuid: str) -> str | None:
         """Return the persistent definition, None if it has none."""
         return self._ask(uuid, lambda reads: reads.persistent_xml(uuid))
@@ -84,24 +100,31 @@ class PatientLink:
         self._link.close()
 
     def _ask(self, about: str, question: Callable[[Reads], _T]) -> _T:
-        self._take_back()
-        if about in self._held:
-            raise _refusal(about)
-        if len(self._held) >= READERS:
-            self._refused.put(about)
-            raise _refusal(about)
-        reader = self._idle.pop() if self._idle else self._another()
-        call = _Call(about, question)
-        reader.todo.put(call)
-        try:
-            answer = call.wait(self._patience)
-        except Empty:
-            self._held[about] = reader, call
-            raise _refusal(about) from None
-        self._idle.append(reader)
+        answer = self._answers({about: question})[about]
         if isinstance(answer, EmupoolError):
             raise answer
         return answer  # type: ignore[no-any-return]
+
+    def _answers(self, questions: Mapping[str, _Question]) -> dict[str, Any]:
+        """Return what came of each question: a value, or an error of our tree."""
+        self._take_back()
+        answers: dict[str, Any] = {one: _refusal(one) for one in questions if one in self._held}
+        while left := {about: q for about, q in questions.items() if about not in answers}:
+            if len(self._held) >= READERS:
+                for about in left:
+                    self._refused.put(about)
+                return answers | {about: _refusal(about) for about in left}
+            reader = self._idle.pop() if self._idle else self._another()
+            call = _Call(left)
+            reader.todo.put(call)
+            held = call.wait(self._patience)
+            answers |= call.answers
+            if held is None:
+                self._idle.append(reader)
+            else:
+                self._held[held] = reader, call
+                answers[held] = _refusal(held)
+        return answers
 
     def _take_back(self) -> None:
         """Let readers whose call has returned be used again."""
@@ -128,28 +151,48 @@ class PatientLink:
 
 
 class _Call:
-    """One question to libvirt, and its answer: a value, or an error of our tree."""
+    """Questions to libvirt that are asked in a row, and the answers: values, or our errors."""
 
-    def __init__(self, about: str, question: Callable[[Reads], Any]) -> None:
-        self.about = about
-        self.question = question
-        self.given_up = False
-        self._answer: SimpleQueue[Any] = SimpleQueue()
+    def __init__(self, questions: Mapping[str, _Question]) -> None:
+        self.questions = questions
+        self.answers: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self._about, self._since = next(iter(questions)), time.monotonic()
+        self._given_up: str | None = None  # the one that libvirt did not answer in time
+        self._ended: SimpleQueue[None] = SimpleQueue()
+
+    # the reader's part
+
+    def goes_on(self, about: str) -> bool:
+        """Say what is asked now; False if nobody waits for it any more."""
+        with self._lock:
+            if self._given_up is None:
+                self._about, self._since = about, time.monotonic()
+            return self._given_up is None
+
+    def end(self) -> str | None:
+        """Say that nothing is asked any more; return what was given up, None if nothing was."""
+        with self._lock:
+            self._ended.put(None)
+            return self._given_up
+
+    # the part of who waits
 
     @property
     def returned(self) -> bool:
-        return not self._answer.empty()
+        return not self._ended.empty()
 
-    def answer(self, value: Any) -> None:  # noqa: ANN401 - whatever was asked for
-        self._answer.put(value)
-
-    def wait(self, patience: float) -> Any:  # noqa: ANN401 - whatever was asked for
-        """Return the answer; Empty if none comes in time, and then the reader is told so."""
-        try:
-            return self._answer.get(timeout=patience)
-        except Empty:
-            self.given_up = True
-            return self._answer.get_nowait()  # it may have come before the reader could know
+    def wait(self, patience: float) -> str | None:
+        """Return None once all is answered, or what has gone unanswered for `patience` seconds."""
+        while self._given_up is None:
+            left = self._since + patience - time.monotonic()
+            with contextlib.suppress(Empty):
+                self._ended.get(timeout=max(0.0, left))
+                return None
+            with self._lock:
+                if not self.returned and self._since + patience <= time.monotonic():
+                    self._given_up = self._about
+        return self._given_up
 
 
 class _Reader:
@@ -169,16 +212,20 @@ class _Reader:
 
     def run(self) -> None:
         while (call := self.todo.get()) is not None:
-            call.answer(self._make(call))
-            if call.given_up:
-                self._returned(call.about)
+            for about, question in call.questions.items():
+                if not call.goes_on(about):
+                    break
+                call.answers[about] = self._make(question)
+            given_up = call.end()
+            if given_up is not None:
+                self._returned(given_up)
         self._let_go()
 
-    def _make(self, call: _Call) -> Any:  # noqa: ANN401 - whatever was asked for
+    def _make(self, question: _Question) -> Any:  # noqa: ANN401 - whatever was asked for
         try:
             if self._reads is None:
                 self._reads = self._connect()
-            return call.question(self._reads)
+            return question(self._reads)
         except HypervisorAway as error:
             self._let_go()
             return error

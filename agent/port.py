@@ -12,9 +12,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from agent.cpuset import CpuSet
+    from agent.errors import EmupoolError
     from agent.topology import ForeignCell
 
 
@@ -77,6 +78,9 @@ class Reads(Protocol):
 
     def xml(self, uuid: str) -> str:
         """Return the live definition of a running guest, the persistent one of a stopped one."""
+
+    def xmls(self, uuids: Sequence[str]) -> Iterator[tuple[str, str | EmupoolError]]:
+        """Yield each guest with what `xml` returns, or raises, about it."""
 
     def persistent_xml(self, uuid: str) -> str | None:
         """Return the persistent definition, None if it has none."""

@@ -26,8 +26,8 @@ class Kernels(Protocol):
     def locate(self, uuid: str, domain_id: int, partition: str | None = None) -> Place | None:
         """Find a running guest."""
 
-    def read(self, place: Place) -> Kernel:
-        """Return what the kernel holds for it."""
+    def read(self, place: Place, iothreads: Iterable[int] | None = None) -> Kernel:
+        """Return what the kernel holds for it and its `iothreads`; None: whichever it has."""
 
 
 class Cpusets(Protocol):

@@ -104,16 +104,17 @@ class Threads:
                         return place
         return None
 
-    def read(self, place: Place) -> Kernel:
+    def read(self, place: Place, iothreads: Iterable[int] | None = None) -> Kernel:
         """Return what the kernel holds for the guest now; threads that end meanwhile are left out.
 
+        `iothreads` has the ids of those that the guest has, which spares a look for them.
         GuestGone if this start of the guest has ended; SysfsError, NotPermitted as in `locate`.
         """
         return Kernel(
             threads=_threads(self._emulator(place)),
             cpus=cgroups.effective(place.version, place.emulator),
             parent=cgroups.effective(place.version, place.guest),
-            iothreads=tuple((iothread, _threads(tids)) for iothread, tids in _iothreads(place)),
+            iothreads=tuple(_iothreads(place, iothreads)),
         )
 
     def loosen(self, place: Place) -> None:
@@ -234,16 +235,23 @@ class Threads:
     def _spent(self, tids: Iterable[int]) -> tuple[tuple[int, int, int], ...]:
         # /proc/<tid> answers for any thread, also for one that is no member of QEMU's process.
         found = (
-            (tid, cgroups.parsed(f"{self._root}/proc/{tid}/schedstat", _slices)) for tid in tids
+            (tid, cgroups.parsed(f"{self._root}/proc/{tid}/schedstat", _slices, line=True))
+            for tid in tids
         )
         return tuple((tid, *spent) for tid, spent in found if spent is not None)
 
 
-def _iothreads(place: Place) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Yield (iothread id, ids of its threads) by id."""
-    found = filter(None, map(_IOTHREAD.match, cgroups.names(place.guest, ("iothread",))))
-    for iothread, name in sorted((int(match[1]), match[0]) for match in found):
-        yield iothread, cgroups.members(place.version, f"{place.guest}/{name}") or ()
+def _iothreads(
+    place: Place, known: Iterable[int] | None
+) -> Iterator[tuple[int, tuple[Thread, ...]]]:
+    """Yield (iothread id, its threads) by id, of those that have a cgroup."""
+    if known is None:
+        found = map(_IOTHREAD.match, cgroups.names(place.guest, ("iothread",)))
+        known = (int(match[1]) for match in found if match)
+    for iothread in sorted(known):
+        tids = cgroups.members(place.version, f"{place.guest}/iothread{iothread}")
+        if tids is not None:
+            yield iothread, _threads(tids)
 
 
 def _threads(tids: Iterable[int]) -> tuple[Thread, ...]:

@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from agent.cpuset import EMPTY, CpuSet
 from agent.cpusets import NOTHING_MENDED
-from agent.errors import EmupoolError, GuestBusy, GuestGone, HypervisorAway, TargetRefused
+from agent.errors import (
+    EmupoolError,
+    GuestBusy,
+    GuestGone,
+    HypervisorAway,
+    TargetRefused,
+    unforeseen,
+)
 from agent.port import GuestEvent, LinkLost, Topic
 from agent.threads import Times
 from agent.topology import Discovery, ForeignCell
@@ -28,7 +35,7 @@ from tests.fakeguest import FakeGuest, Hold, definition, pin_of, role
 from tests.hosts import TWO_CELLS_EIGHT_CPUS, Machine, host
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from agent.cpusets import Mended
     from agent.snapshot import Kernel, Settled
@@ -85,6 +92,15 @@ class Connection:
     def xml(self, uuid: str) -> str:
         with self._fake.called(self, Call("xml", uuid)) as guests:
             return guests[uuid].xml()
+
+    def xmls(self, uuids: Sequence[str]) -> Iterator[tuple[str, str | EmupoolError]]:
+        for uuid in uuids:
+            try:
+                yield uuid, self.xml(uuid)
+            except EmupoolError as error:
+                yield uuid, error
+            except Exception as error:  # noqa: BLE001 - as a patient link tells it
+                yield uuid, unforeseen(error)
 
     def persistent_xml(self, uuid: str) -> str | None:
         with self._fake.called(self, Call("persistent_xml", uuid)) as guests:
@@ -254,9 +270,11 @@ class Fake:
             process = guests[uuid].process if partition is None and uuid in guests else None
             return process.place if process is not None and process.id == domain_id else None
 
-    def read(self, place: Place) -> Kernel:
+    def read(self, place: Place, iothreads: Iterable[int] | None = None) -> Kernel:
         with self.called(None, Call("read", _uuid(place))):
-            return self._process(place).read()
+            kernel = self._process(place).read()
+            known = tuple(one for one in kernel.iothreads if iothreads and one[0] in iothreads)
+            return kernel if iothreads is None else replace(kernel, iothreads=known)
 
     def settle(self, place: Place, target: CpuSet) -> Settled:
         return self._settle(place, None, target)

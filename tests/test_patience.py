@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import pytest
 
 from agent.errors import GuestBusy, GuestFailed, GuestGone, Held, HypervisorAway
-from agent.patience import READERS, PatientLink
+from agent.patience import READERS, ROW, PatientLink
 from agent.port import GuestEvent, LinkLost, ListReturned, Topic
 from tests.fake import Fake
 from tests.guests import wait_until
@@ -179,19 +180,65 @@ def test_whoever_closes_waits_for_nobody(bench: Bench) -> None:
     hold.set()
 
 
-def test_an_answer_that_comes_as_it_is_given_up_is_lost_to_nobody() -> None:
-    """With no patience at all each call races with its own end."""
+@pytest.mark.parametrize("patience", [0.0, 2e-5, 4e-5, 8e-5, 16e-5])
+def test_an_answer_that_comes_as_it_is_given_up_is_lost_to_nobody(patience: float) -> None:
+    """With next to no patience each call races with its own end."""
     fake, heard = Fake(), SimpleQueue[GuestEvent | LinkLost | ListReturned]()
-    uuid = fake.create("a")
-    link = PatientLink(fake.link(lambda _: None), fake.roster, heard.put, patience=0.0)
-    answered = given_up = 0
-    for _ in range(500):
-        try:
-            assert link.xml(uuid)
-            answered += 1
-        except GuestBusy:
-            given_up += 1
-            wait_until(lambda: not heard.empty(), 10, "the call to return")
-            heard.get()
-    assert answered + given_up == fake.count("xml") == 500
+    uuids = [fake.create("a"), fake.create("b")]
+    link = PatientLink(fake.link(lambda _: None), fake.roster, heard.put, patience=patience)
+    for _ in range(200):
+        answers = dict(link.xmls(uuids))
+        for uuid in uuids:
+            if isinstance(answers[uuid], GuestBusy):
+                event = heard.get(timeout=10)
+                assert isinstance(event, GuestEvent)
+                assert event.topic is Topic.READ
+            else:
+                assert answers[uuid] == fake.guests[uuid].xml()
+        assert heard.empty()
+    link.close()
+
+
+def test_definitions_are_read_in_rows_and_a_held_guest_keeps_no_other_back(bench: Bench) -> None:
+    uuids = bench.create(*(f"g{n}" for n in range(2 * ROW + 3)))
+    bench.fake.fail("xml", GuestFailed("odd"), uuids[1])
+    hold = bench.hold(uuids[ROW + 1])
+    answers = list(bench.link.xmls(uuids))
+    assert [uuid for uuid, _ in answers] == uuids
+    told = {uuid: answer for uuid, answer in answers if not isinstance(answer, str)}
+    assert list(map(type, told.values())) == [GuestFailed, GuestBusy]
+    assert list(told) == [uuids[1], uuids[ROW + 1]]
+    assert all(a == bench.fake.guests[u].xml() for u, a in answers if isinstance(a, str))
+    assert bench.fake.count("xml") == len(uuids)
+    assert bench.fake.count("roster") == 1
+    hold.set()
+    event = bench.heard.get(timeout=10)
+    assert isinstance(event, GuestEvent)
+    assert event.uuid == uuids[ROW + 1]
+    assert bench.heard.empty()
+    assert bench.fake.count("xml") == len(uuids), "what was left of the row was another reader's"
+    assert len(bench.readers()) == 2
+
+
+def test_a_row_goes_on_while_readers_are_left(bench: Bench) -> None:
+    uuids = bench.create(*(f"g{n}" for n in range(READERS + 3)))
+    holds = [bench.hold(uuid) for uuid in uuids[1 : READERS + 1]]
+    answers = dict(bench.link.xmls(uuids))
+    assert [uuid for uuid in uuids if isinstance(answers[uuid], str)] == uuids[:1]
+    assert all(isinstance(answers[uuid], GuestBusy) for uuid in uuids[1:])
+    assert dict(bench.link.xmls(uuids)).keys() == set(uuids)
+    assert bench.fake.count("xml") == 1 + READERS, "held guests are not asked for again"
+    for hold in holds:
+        hold.set()
+    told = {bench.heard.get(timeout=10).uuid for _ in uuids}  # type: ignore[union-attr]
+    assert told == set(uuids), "those for whom no reader was left as well"
+    assert all(isinstance(answer, str) for _, answer in bench.link.xmls(uuids))
+
+
+def test_patience_is_for_each_guest_of_a_row() -> None:
+    fake = Fake()
+    uuids = [fake.create(f"g{n}") for n in range(4)]
+    link = PatientLink(fake.link(lambda _: None), fake.roster, lambda _: None, patience=1.0)
+    fake.hook = lambda _: time.sleep(0.3)
+    assert all(isinstance(answer, str) for _, answer in link.xmls(uuids))
     link.close()

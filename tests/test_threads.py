@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from agent.cgroups import members
 from agent.cpuset import EMPTY, CpuSet
 from agent.errors import GuestGone, NotPermitted, SysfsError
 from agent.snapshot import Kernel, Thread
@@ -327,6 +328,14 @@ def test_iothreads_are_told_by_number_and_foreign_names_ignored(tmp_path: Path) 
         files.put(f"{TREE_V2}/{SCOPE}/libvirt/iothread{name}/cgroup.threads", f"{os.getpid()}\n")
     found = threads.read(place).iothreads
     assert [(number, len(inner)) for number, inner in found] == [(n, 1) for n in sorted(numbers)]
+    known = threads.read(place, [10, 2, 99]).iothreads  # 99 has no cgroup (any more)
+    assert known == tuple(one for one in found if one[0] in {2, 10})
+
+
+def test_a_list_of_threads_that_comes_in_pieces_is_read_to_its_end(tmp_path: Path) -> None:
+    """The kernel fills a page at most, and one may end with a line."""
+    (tmp_path / "tasks").write_text("".join(f"{tid:07d}\n" for tid in range(1, 2001)))
+    assert members(1, str(tmp_path)) == tuple(range(1, 2001))
 
 
 def test_a_guest_is_gone_with_its_cgroup_or_its_process(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from agent.snapshot import Kernel, Settled
 from agent.topology import Attribute, CpuReading, NodeReading, Readings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from agent.cpuset import CpuSet
     from agent.threads import Place
     from agent.topology import Discovery
@@ -57,9 +59,9 @@ class NoKernel:
         del uuid, domain_id, partition
         return None
 
-    def read(self, place: Place) -> Kernel:
+    def read(self, place: Place, iothreads: Iterable[int] | None = None) -> Kernel:
         """Return nothing; no place exists to ask about."""
-        del place
+        del place, iothreads
         return _NOTHING
 
     def settle(self, place: Place, target: CpuSet) -> Settled:

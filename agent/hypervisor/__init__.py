@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import libvirt
 
-from agent.errors import GuestGone
+from agent.errors import EmupoolError, GuestGone
 from agent.hypervisor import capabilities
 from agent.hypervisor.faults import connect, translated
 from agent.hypervisor.loop import EventLoop, start_event_loop
 from agent.port import GuestEvent, LinkLost, Topic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from agent.cpuset import CpuSet
     from agent.topology import ForeignCell
@@ -137,6 +137,14 @@ class LibvirtReads:
     def xml(self, uuid: str) -> str:
         """Return the live definition of a running guest, the persistent one of a stopped one."""
         return str(self._ask(uuid, lambda domain: domain.XMLDesc(0)))
+
+    def xmls(self, uuids: Sequence[str]) -> Iterator[tuple[str, str | EmupoolError]]:
+        """Yield each guest with what `xml` returns, or raises, about it."""
+        for uuid in uuids:
+            try:
+                yield uuid, self.xml(uuid)
+            except EmupoolError as error:
+                yield uuid, error
 
     def persistent_xml(self, uuid: str) -> str | None:
         """Return the persistent definition, None if it has none."""
