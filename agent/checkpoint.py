@@ -70,7 +70,7 @@ class Checkpoint:
         """Use `path`; `boot_id` is this boot's, read from the kernel when not given."""
         self.path = path
         self._boot_id = boot_id if boot_id is not None else read_boot_id()
-        self._written = ""
+        self._saved: tuple[Memory, str] | None = None
         self.failures = {"unfit": 0, "unsaved": 0}  # times it could not be used, nor be written
         self.usage = "null"  # JSON text beside the memory: as recalled, and as the next save has it
 
@@ -113,9 +113,9 @@ class Checkpoint:
 
     def save(self, memory: Memory, now: float) -> None:
         """Replace the file if it holds not `memory` and `usage`; StateError if that fails."""
-        body = f'{json.dumps(_encode(memory), separators=(",", ":"))[:-1]},"usage":{self.usage}}}'
-        if body == self._written:
+        if self._saved == (memory, self.usage):
             return
+        body = f'{json.dumps(_encode(memory), separators=(",", ":"))[:-1]},"usage":{self.usage}}}'
         head = json.dumps({"version": VERSION, "boot_id": self._boot_id, "at": now})
         try:
             _replace(self.path, f"{head[:-1]},{body[1:]}\n")
@@ -124,7 +124,7 @@ class Checkpoint:
             name = error.filename2 or error.filename
             where = f" ({name})" if name else ""
             raise StateError(f"{self.path}: not saved: {error.strerror}{where}") from error
-        self._written = body
+        self._saved = memory, self.usage
 
 
 class Lock:

@@ -1,7 +1,8 @@
 """What is decided of one question: a plan, the steps to it, and which threads are stuck still.
 
 A decision does not depend on who asks or when, as long as no damping clock runs. So one can be made
-ahead, while libvirt still starts a guest, and is there when its start is announced.
+ahead, while libvirt still starts a guest, and is there when its start is announced; and a host on
+which nothing happens is decided once.
 """
 
 from __future__ import annotations
@@ -46,27 +47,22 @@ def present_of(question: Question, stuck: Stuck) -> Present:
 
 
 class Foresight:
-    """Decides, and remembers what was decided ahead for one question."""
+    """Decides, and remembers the last decision, be it made ahead."""
 
     def __init__(self) -> None:
         """Begin with nothing."""
-        self.ahead: tuple[Question, Stuck, Decision] | None = None
-
-    def look_ahead(self, question: Question, stuck: Stuck) -> Decision:
-        """Decide for a question that is about to be asked."""
-        decision = decide(question, stuck)
-        self.ahead = question, stuck, decision
-        return decision
+        self.last: tuple[Question, Stuck, Decision] | None = None
 
     def decide(self, question: Question, stuck: Stuck) -> Decision:
-        """Decide, or take the decision that was made ahead for this very question."""
-        if self.ahead is not None:
-            foreseen, before, decision = self.ahead
-            self.ahead = None
+        """Decide, or take the last decision if it was made for this very question."""
+        if self.last is not None:
+            before, strayed, decision = self.last
             timeless = decision.plan.deadline is None
-            if timeless and stuck == before and question == replace(foreseen, now=question.now):
+            if timeless and stuck == strayed and question == replace(before, now=question.now):
                 return decision
-        return decide(question, stuck)
+        decision = decide(question, stuck)
+        self.last = question, stuck, decision
+        return decision
 
 
 def _still_stuck(question: Question, plan: Plan, stuck: Stuck) -> Stuck:

@@ -258,7 +258,7 @@ class Rebalancer:
             if guests is not None:
                 question = self._question(snapshot, self._clock(), damped=True)
                 question = replace(question, guests=guests)
-                plan = self._foresight.look_ahead(question, self._stuck).plan
+                plan = self._foresight.decide(question, self._stuck).plan
                 wanted = next(guest for guest in plan.guests if guest.uuid == uuid)
                 if wanted.emulator_pcpus is not None and not self.settings.dry_run:
                     self._pins.prepare(uuid)

@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from agent.faults import About
     from agent.metrics import Metrics
     from agent.pinner import Outcome
-    from agent.planner import InstanceNUMACell
+    from agent.planner import InstanceNUMACell, Plan
     from agent.pool import PoolSettings
     from agent.snapshot import Guest, Kernel
     from agent.threads import Times
     from agent.topology import ForeignCell, Host
-    from agent.usage import EmulatorTime, PoolUsage, Spent
+    from agent.usage import EmulatorTime, PoolUsage
 
 _SPELLED_OUT: Final = 20
 """Pins, or disagreements, that a line names; more pins are only counted."""
@@ -67,6 +67,8 @@ class Teller:
         self._failing: type[Exception] | None = None
         self._arrivals: dict[str, float] = {}
         self._disputed: tuple[str, ...] = ()
+        self._shown: Plan | None = None  # what the gauges were made from,
+        self._shown_with: tuple[object, ...] = ()  # and all else that they tell
 
     def arrived(self, uuid: str, at: float) -> None:
         """Remember that a guest's start was announced at `at`, monotonic seconds."""
@@ -131,11 +133,15 @@ class Teller:
             self._metrics.pool_busy(cell, share)
         planned = {guest.uuid: guest for guest in result.plan.guests}
         found: list[Used] = []
+        spent: dict[tuple[CellId, Kind], tuple[float, float]] = {}
         for guest in result.guests:
             home, kernel = planned.get(guest.uuid), guest.kernel
             if home is not None and home.cell is not None and kernel is not None:
                 with suppress(EmupoolError):  # it cannot be read: the next look tells
-                    found += self._used(guest, home, home.cell, self._times(kernel), iothreads)
+                    times = self._times(kernel)
+                    found += self._used(guest, home, home.cell, times, spent, iothreads)
+        for (cell, kind), (ran, waited) in spent.items():
+            self._metrics.usage(cell, kind, ran, waited)
         self._emulator_time.forget(guest.uuid for guest in result.guests if guest.active)
         # In a dry run no guest is in its pool.
         loads = {} if result.dry_run else pools
@@ -149,26 +155,23 @@ class Teller:
         home: InstanceNUMACell,
         cell: CellId,
         times: Times | None,
+        spent: dict[tuple[CellId, Kind], tuple[float, float]],
         iothreads: bool,  # noqa: FBT001 - a setting's value
     ) -> Iterable[Used]:
-        """Yield what a guest used, if that was in a pool; all of it is a metric."""
+        """Yield what a guest used, if that was in a pool; all of it is added to `spent`."""
         if times is None:
             return
-        use = self._add_times(guest, cell, Kind.EMULATOR, times.emulator)
-        inner = self._add_times(guest, cell, Kind.IOTHREAD, times.iothreads)
+        use = self._emulator_time.add(guest.uuid, guest.start, Kind.EMULATOR, times.emulator)
+        inner = self._emulator_time.add(guest.uuid, guest.start, Kind.IOTHREAD, times.iothreads)
+        for kind, (ran, waited) in ((Kind.EMULATOR, use), (Kind.IOTHREAD, inner)):
+            before = spent.get((cell, kind), (0.0, 0.0))
+            spent[cell, kind] = before[0] + ran, before[1] + waited
         if home.emulator_pcpus is None:
             return
         # Which iothread used what is not known: if one of them follows, all count.
         if iothreads and next(followers(guest, home.original), None) is not None:
             use = use[0] + inner[0], use[1] + inner[1]
         yield Used(guest.uuid, guest.start, cell, float(home.weight), *use)
-
-    def _add_times(
-        self, guest: Guest, cell: CellId, kind: Kind, threads: Iterable[Spent]
-    ) -> tuple[float, float]:
-        ran, waited = self._emulator_time.add(guest.uuid, guest.start, kind, threads)
-        self._metrics.usage(cell, kind, ran, waited)
-        return ran, waited
 
     def _count(self, outcome: Outcome) -> None:
         step = outcome.step
@@ -186,17 +189,15 @@ class Teller:
         waiting |= {uuid for uuid, _ in result.errors}
         self._arrivals = {u: at for u, at in self._arrivals.items() if u in waiting}
         self._metrics.dry_run(result.dry_run)
-        self._metrics.show(
-            shown(
-                result.plan,
-                result.host,
-                pool,
-                accounting.account(result.host, billing, result.plan, result.guests),
-                _stuck_by_cell(result),
-                _unverified_by_cell(result),
-                _pools(result),
-            )
-        )
+        pools, stuck = _pools(result), _stuck_by_cell(result)
+        beside = (result.guests, billing, pools, stuck)
+        # One plan is of one host and one `pool`; as long as nothing happens, it is the very object.
+        if result.plan is self._shown and beside == self._shown_with:
+            return
+        self._shown, self._shown_with = result.plan, beside
+        bills = accounting.account(result.host, billing, result.plan, result.guests)
+        unverified = _unverified_by_cell(result)
+        self._metrics.show(shown(result.plan, result.host, pool, bills, stuck, unverified, pools))
 
     def _log_cycle(self, result: CycleResult) -> None:
         done = [outcome for outcome in result.outcomes if outcome.error is None]

@@ -137,6 +137,9 @@ def test_a_memory_that_says_the_same_is_not_written_again(path: Path) -> None:
     first = path.stat().st_ino
     checkpoint.save(Memory(dict(FULL.cells), dict(FULL.guests), FULL.set_aside), 60.0)
     assert path.stat().st_ino == first
+    checkpoint.usage = '{"of":"a day"}'
+    checkpoint.save(FULL, 60.0)
+    assert written(path)["usage"] == {"of": "a day"}
     checkpoint.save(NOTHING, 60.0)
     assert written(path)["guests"] == {}
 

@@ -22,10 +22,12 @@ SHRINKING = replace(STAYING, guests=STAYING.guests[:1])
 """A clock runs here, until the pool becomes smaller."""
 
 
-def test_what_was_decided_ahead_is_taken_once() -> None:
+def test_what_was_decided_is_taken_until_something_else_is_asked() -> None:
     foresight = Foresight()
-    ahead = foresight.look_ahead(STAYING.question, {})
+    ahead = foresight.decide(STAYING.question, {})
     assert foresight.decide(STAYING.later(1).question, {}) is ahead
+    assert foresight.decide(STAYING.later(2).question, {}) is ahead
+    foresight.decide(SHRINKING.question, {})
     assert foresight.decide(STAYING.question, {}) is not ahead
 
 
@@ -46,7 +48,7 @@ def test_to_another_question_the_answer_is_made_anew(
     change: Callable[[Question], Question],
 ) -> None:
     foresight, asked = Foresight(), change(STAYING.question)
-    ahead = foresight.look_ahead(STAYING.question, {})
+    ahead = foresight.decide(STAYING.question, {})
     decision = foresight.decide(asked, {})
     assert decision is not ahead
     assert decision == decide(asked, {})
@@ -54,7 +56,7 @@ def test_to_another_question_the_answer_is_made_anew(
 
 def test_while_a_clock_runs_the_answer_is_made_anew() -> None:
     foresight = Foresight()
-    ahead = foresight.look_ahead(SHRINKING.question, {})
+    ahead = foresight.decide(SHRINKING.question, {})
     assert ahead.plan.deadline is not None
     late = SHRINKING.later(3600).question
     assert foresight.decide(late, {}) == decide(late, {}) != ahead
@@ -70,6 +72,6 @@ def test_threads_that_became_stuck_meanwhile_are_no_reason_for_a_step() -> None:
     world = replace(STAYING, guests=(replace(guest, kernel=lost), *STAYING.guests[1:]))
     known: Stuck = {guest.uuid: frozenset({strayed.tid})}
     foresight = Foresight()
-    assert [step.uuid for step in foresight.look_ahead(world.question, {}).steps] == [guest.uuid]
+    assert [step.uuid for step in foresight.decide(world.question, {}).steps] == [guest.uuid]
     decision = foresight.decide(world.question, known)
     assert (decision.steps, decision.stuck) == ((), known)

@@ -203,7 +203,7 @@ def test_what_was_planned_while_a_guest_started_is_done_when_its_start_is_announ
     assert (before.steps, before.outcomes) == ((), ())
     assert planned(before, uuid).state is State.BUSY
     assert node.fake.count("xml", "persistent_xml") == 0
-    ahead = node.rebalancer._foresight.ahead
+    ahead = node.rebalancer._foresight.last
     assert ahead is not None
     result = node.reacted()
     assert (result.plan, result.steps) == (ahead[-1].plan, ahead[-1].steps)
@@ -219,7 +219,7 @@ def test_what_was_planned_ahead_is_dropped_when_things_turn_out_otherwise(node: 
     node.react()
     uuid = node.fake.start(node.define("a"))
     node.foresee(uuid)
-    assert node.rebalancer._foresight.ahead is not None
+    assert node.rebalancer._foresight.last is not None
     (taken,) = node.placed(first)
     node.start("claims", claim=taken, metadata_policy="ignore", emulatorpin="6")
     result = node.reacted()
@@ -236,7 +236,7 @@ def test_a_plan_made_ahead_is_not_used_while_a_clock_runs(node: Node) -> None:
     assert node.patience() == DELAY
     uuid = node.fake.create("a", **isolated(None, {"metadata_attributes": {"cell": "1"}}))
     node.foresee(uuid)
-    ahead = node.rebalancer._foresight.ahead
+    ahead = node.rebalancer._foresight.last
     assert ahead is not None
     node.clock.now += DELAY
     result = node.reacted()

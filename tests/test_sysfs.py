@@ -258,6 +258,16 @@ def test_what_leads_to_the_pcpus_may_not_be_a_link_out_of_the_root(
             ask()
 
 
+def test_a_host_that_did_not_change_is_the_same_object(root: Path) -> None:
+    sysfs = Sysfs(root)
+    first = sysfs.discover()
+    assert sysfs.discover() is sysfs.refresh() is first
+    (root / CPU / "cpu0/topology/physical_package_id").write_text("7")
+    second = sysfs.discover()
+    assert second.host != first.host
+    assert second.host == Sysfs(root).discover().host
+
+
 def test_what_is_online_is_not_asked_outside_of_the_root(root: Path, tmp_path: Path) -> None:
     sysfs = Sysfs(root)
     assert sysfs.online() == CpuSet(range(8))

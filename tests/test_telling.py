@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import pytest
@@ -20,6 +22,7 @@ from agent.errors import (
 )
 from agent.metrics import Metrics
 from agent.telling import Teller
+from agent.threads import Times
 from agent.usage import EmulatorTime, PoolUsage
 from tests.logbook import DOCUMENT, Logbook
 from tests.node import Node, cpus, pools
@@ -29,8 +32,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.cycle import CycleResult
+    from agent.metrics import Shown
+    from agent.snapshot import Kernel
 
 AGAIN: Final = 1000
+BILLING: Final = BillingSettings()
 
 
 class Told:
@@ -41,9 +47,13 @@ class Told:
         self.metrics = Metrics()
         self._teller = Teller(self.metrics, PoolUsage(), EmulatorTime(), node.fake.times)
 
-    def tell(self, result: CycleResult | None) -> None:
+    def tell(self, result: CycleResult | None, billing: BillingSettings = BILLING) -> None:
         if result is not None:
-            self._teller.cycle(result, self.node.settings.pool, BillingSettings())
+            self._teller.cycle(result, self.node.settings.pool, billing)
+
+    @property
+    def shown(self) -> Shown:
+        return self.metrics._now.shown
 
     def failed(self, error: Exception) -> None:
         self._teller.failed(Cause.EVENT, error)
@@ -319,3 +329,91 @@ def test_cycles_that_fail_alike_are_told_once_and_when_they_are_over(
         *("error", "debug", "error"),
     ]
     assert ["exception" in event for event in failures] == [False] * 6 + [True]
+
+
+# --- gauges -------------------------------------------------------------------------------------
+
+
+def without_kernel(result: CycleResult) -> CycleResult:
+    return replace(result, guests=tuple(replace(one, kernel=None) for one in result.guests))
+
+
+def with_one_stuck(result: CycleResult) -> CycleResult:
+    return replace(result, stuck={result.guests[0].uuid: frozenset({1})})
+
+
+def lingering(result: CycleResult) -> CycleResult:
+    cells = {cell: replace(kept, lingering=cpus("3")) for cell, kept in result.memory.cells.items()}
+    return replace(result, memory=replace(result.memory, cells=cells))
+
+
+@pytest.mark.parametrize(
+    ("change", "billing"),
+    [
+        pytest.param(without_kernel, BILLING, id="a guest is not to be seen"),
+        pytest.param(with_one_stuck, BILLING, id="a thread is stuck"),
+        pytest.param(lingering, BILLING, id="a pool still has what it leaves"),
+        pytest.param(replace, BillingSettings(Fraction(2)), id="another billing"),
+    ],
+)
+def test_gauges_follow_what_changes_beside_the_plan(
+    node: Node, change: Callable[[CycleResult], CycleResult], billing: BillingSettings
+) -> None:
+    """They are not made anew while nothing changes."""
+    node.start("a")
+    node.start("b", vcpus=2)
+    node.react()
+    node.cycle(Cause.RECONCILE)
+    result, again = node.cycle(Cause.RECONCILE), node.cycle(Cause.RECONCILE)
+    assert again.plan is result.plan
+    changed = change(again)
+    gauges = [Told(node), Told(node)]
+    gauges[0].tell(result)
+    before = gauges[0].shown
+    gauges[0].tell(again)
+    assert gauges[0].shown is before
+    for told in gauges:
+        told.tell(changed, billing)
+    assert gauges[0].shown == gauges[1].shown != before
+    gauges[0].tell(again)
+    assert gauges[0].shown == before
+
+
+def test_gauges_follow_the_plan(node: Node) -> None:
+    told = Told(node)
+    for name in "abc":
+        node.start(name)
+        told.tell(node.react())
+        other = Told(node)
+        other.tell(node.cycle(Cause.RECONCILE))
+        assert told.shown == other.shown
+    told.tell(node.cycle(Cause.RECONCILE))
+    before = told.shown
+    node.rebalancer.reconfigure(pools(7, cpus=cpus("0-1"), min_cpus=2))  # and nobody moves
+    result = node.cycle(Cause.RECONCILE)
+    told.tell(result)
+    assert not result.steps
+    assert told.shown.series["emulator_overcommit_ratio"] == ((("0",), 7.0), (("1",), 7.0))
+    assert told.shown != before
+
+
+def test_what_guests_of_a_cell_used_is_added_up(node: Node) -> None:
+    for name in "abc":
+        node.start(name)
+    node.react()
+    metrics = Metrics()
+    spent = {0: 0.0}
+
+    def times(kernel: Kernel) -> Times:
+        return Times(
+            emulator=tuple((one.tid, int(spent[0] * 1e9), 0) for one in kernel.threads),
+            iothreads=(),
+        )
+
+    teller = Teller(metrics, PoolUsage(), EmulatorTime(), times)
+    result = node.cycle(Cause.RECONCILE)
+    threads = sum(len(one.kernel.threads) for one in result.guests if one.kernel)
+    for spent[0] in (1.0, 3.0, 4.0):
+        teller.used(result)
+    counted = metrics.counters()
+    assert counted['emupool_emulator_cpu_seconds_total{cell="0",kind="emulator"}'] == 3 * threads

@@ -26,8 +26,8 @@ import libvirt
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ABSENCE: Final = 1.0
-"""Seconds; few calls take so long. Keepalive counts in whole ones."""
+ABSENCE: Final = 2.5
+"""Seconds; few calls take so long. Keepalive takes several times that to notice anything."""
 
 
 def _register() -> None:
