@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from lab.inside.agent import toml
 from tests import logbook
 from tests.guests import cpu_list, wait_until
 from tests.schemas import answer_of, validated
@@ -33,14 +34,6 @@ SOON = 20.0
 """Seconds for which a state is waited for; these machines are noisy."""
 
 Tables = dict[str, dict[str, Any]]
-
-
-def toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return tables of plain values as TOML; JSON's notation of those is TOML's too."""
-    return "".join(
-        f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
-        for name, table in tables.items()
-    )
 
 
 class Service:

@@ -29,9 +29,10 @@ from agent.telling import Teller
 from agent.threads import Threads
 from agent.topology import ForeignCell, disagreements
 from agent.usage import EmulatorTime, PoolUsage
+from lab.inside.agent import toml
 from tests.fake import Fake
 from tests.hosts import NO_NUMA, POWER_SMT_OFF, TWO_CELLS_EIGHT_CPUS, Machine, host, write
-from tests.service import Service, toml, wait
+from tests.service import Service, wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from lab import scenarios
-from lab.inside import agent, guests, host, install
+from lab.inside import host, install, systemd
+from lab.inside.agent import uptime
 from lab.inside.lab import Lab
 
 if TYPE_CHECKING:
@@ -56,27 +57,27 @@ def main() -> None:
         lab = Lab(asked["machine"], full=asked["full"])
         report.tell(
             "booted",
-            seconds=round(agent.uptime()),
+            seconds=round(uptime()),
             kernel=platform.release(),
             cells={cell: host.show(cpus) for cell, cpus in lab.cells.items()},
         )
         names = sys.argv[1:] or asked["scenarios"]
-        if _told(report, "installation", asked["seconds"], _install):
+        if _told(report, "installation", asked["seconds"], lambda: _install(lab)):
             for name in names:
                 _run(report, lab, scenarios.find(name), asked["seconds"])
         report.tell("done")
 
 
-def _install() -> dict[str, object]:
+def _install(lab: Lab) -> dict[str, object]:
     if shutil.which("emupool"):
         return {"by": "what was there"}
-    by = install.install()
-    install.start()
+    by = install.install(lab.agent)
+    install.start(lab.agent)
     return {"by": by}
 
 
 def _run(report: Report, lab: Lab, scenario: Scenario, seconds: int) -> None:
-    cursor = agent.now()
+    cursor = lab.agent.now()
     if not _told(report, scenario.name, seconds, lambda: scenario.run(lab)):
         _collect(lab, scenario.name, cursor)
     with suppress(Exception):  # the next one says what is wrong
@@ -120,16 +121,16 @@ def _collect(lab: Lab, name: str, cursor: str) -> None:
     folder = OUT / name
     folder.mkdir(parents=True, exist_ok=True)
     sources: dict[str, Callable[[], str]] = {
-        "journal": lambda: agent.journal(cursor),
-        "system": lambda: host.run("journalctl", "--quiet", f"--after-cursor={cursor}"),
-        "metrics": lambda: agent.get("/metrics")[1],
-        "status.json": lambda: agent.get("/api/v1/status")[1],
-        "state.json": agent.STATE.read_text,
-        "config.toml": agent.CONFIG.read_text,
-        "unit": lambda: host.status_of("systemctl", "--no-pager", "status", agent.UNIT)[1],
+        "journal": lambda: lab.agent.journal(cursor),
+        "system": lambda: systemd.journal(f"--after-cursor={cursor}"),
+        "metrics": lambda: lab.agent.get("/metrics")[1],
+        "status.json": lambda: lab.agent.get("/api/v1/status")[1],
+        "state.json": lab.agent.state.read_text,
+        "config.toml": lab.agent.config.read_text,
+        "unit": lambda: host.status_of("systemctl", "--no-pager", "status", systemd.UNIT)[1],
         "processes": lambda: host.run("ps", "-eLo", "pid,tid,psr,stat,pcpu,time,comm"),
         "guests": lambda: "\n".join(
-            f"{guest}\n" + "".join(f"  {thread}\n" for thread in guests.threads(guest))
+            f"{guest}\n" + "".join(f"  {thread}\n" for thread in lab.node.threads(guest))
             for guest in lab.present
         ),
     }

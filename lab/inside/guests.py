@@ -100,8 +100,10 @@ class Thread:
 class Node:
     """The host's libvirt, over a connection that is made anew if it was lost."""
 
-    def __init__(self) -> None:
-        """Connect when it is first needed."""
+    def __init__(self, uri: str = "qemu:///system", pids: Path = Path("/run/libvirt/qemu")) -> None:
+        """Connect when it is first needed; libvirt keeps its guests' `pids` there."""
+        self._uri = uri
+        self._pids = pids
         self._connection: libvirt.virConnect | None = None
 
     @property
@@ -110,7 +112,7 @@ class Node:
         if not self._is_alive():
             for _ in range(240):
                 with contextlib.suppress(libvirt.libvirtError):
-                    self._connection = libvirt.open("qemu:///system")
+                    self._connection = libvirt.open(self._uri)
                     break
                 time.sleep(0.25)
             else:
@@ -157,21 +159,22 @@ class Node:
         flags = self.domain(guest).emulatorPinInfo(libvirt.VIR_DOMAIN_AFFECT_LIVE)
         return frozenset(cpu for cpu, allowed in enumerate(flags) if allowed)
 
+    def pid(self, guest: Guest) -> int:
+        """Return the process of a guest's QEMU."""
+        return int((self._pids / f"{guest.name}.pid").read_text())
 
-def pid(guest: Guest) -> int:
-    """Return the process of a guest's QEMU."""
-    return int(Path(f"/run/libvirt/qemu/{guest.name}.pid").read_text())
+    def cgroup(self, guest: Guest) -> Path:
+        """Return the cgroup of a guest's emulator threads that has their cpuset."""
+        return _group(self.pid(guest))
 
-
-def threads(guest: Guest) -> list[Thread]:
-    """Return all threads of a guest: QEMU's own, and vhost workers of the kernel."""
-    main = pid(guest)
-    place = _group(main)
-    tids = {int(task.name) for task in Path(f"/proc/{main}/task").iterdir()}
-    with contextlib.suppress(OSError):
-        folder = Path("/sys/fs/cgroup") / place.lstrip("/")
-        tids |= {int(tid) for tid in (folder / "cgroup.threads").read_text().split()}
-    return list(_read(sorted(tids)))
+    def threads(self, guest: Guest) -> list[Thread]:
+        """Return all threads of a guest: QEMU's own, and vhost workers of the kernel."""
+        main = self.pid(guest)
+        tids = {int(task.name) for task in Path(f"/proc/{main}/task").iterdir()}
+        for members in ("cgroup.threads", "tasks"):
+            with contextlib.suppress(OSError):
+                tids |= {int(tid) for tid in (_group(main) / members).read_text().split()}
+        return list(_read(sorted(tids)))
 
 
 def masks(found: Iterable[Thread], role: str) -> set[Cpus]:
@@ -184,9 +187,16 @@ def _read(tids: Iterable[int]) -> Iterator[Thread]:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended
             status = Path(f"/proc/{tid}/status").read_text()
             fields = dict(re.findall(r"^(Name|Cpus_allowed_list):\s*(.*)$", status, re.MULTILINE))
-            role = _group(tid).rpartition("/")[2]
-            yield Thread(tid, fields["Name"], role, host.parse(fields["Cpus_allowed_list"]))
+            cpus = host.parse(fields["Cpus_allowed_list"])
+            yield Thread(tid, fields["Name"], _group(tid).name, cpus)
 
 
-def _group(tid: int) -> str:
-    return Path(f"/proc/{tid}/cgroup").read_text().strip().partition("::")[2]
+def _group(tid: int) -> Path:
+    """Return a thread's cgroup in the tree that has cpusets: of version 1 if there is one."""
+    places = dict[str, str]()
+    for line in Path(f"/proc/{tid}/cgroup").read_text().splitlines():
+        _, controllers, place = line.split(":", 2)
+        places |= dict.fromkeys(controllers.split(","), place.lstrip("/"))
+    if "cpuset" in places:
+        return Path("/sys/fs/cgroup/cpuset") / places["cpuset"]
+    return Path("/sys/fs/cgroup") / places[""]

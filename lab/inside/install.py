@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from lab.inside import agent, host
+from lab.inside import host
 from lab.inside.waiting import check, wait_for
+
+if TYPE_CHECKING:
+    from lab.inside.agent import Agent
 
 IN: Final = Path("/lab/in")
 GUIDE: Final = "docs/install.md"
@@ -33,14 +36,14 @@ def steps(guide: str) -> list[str]:
     return wanted[: wanted.index(_LAST)]
 
 
-def install() -> str:
+def install(agent: Agent) -> str:
     """Install it, and return by what; it is not started yet."""
     if is_package():
         _dpkg(NEWER)
         wait_for(agent.ready, "the agent that the package starts")
         check(agent.status()["dry_run"], "the package pins at once")
         host.run("emupool", "plan")
-        host.run("systemctl", "stop", agent.UNIT)
+        agent.stop()
         return "package"
     for step in steps((IN / GUIDE).read_text()):
         _shell(step.replace("pip install .", "pip install emupool"), "wheels")
@@ -52,7 +55,7 @@ def is_package() -> bool:
     return any(IN.glob(f"{_PACKAGES[NEWER]}/*.deb"))
 
 
-def put(version: str) -> None:
+def put(agent: Agent, version: str) -> None:
     """Put the older or the newer version in the place of the other, and have it run."""
     if is_package():
         _dpkg(version)
@@ -71,7 +74,7 @@ def remove() -> None:
         _shell(step, "wheels")
 
 
-def start() -> None:
+def start(agent: Agent) -> None:
     """Start it as the guide says, for now and each boot."""
     host.run(*_LAST.split())
     wait_for(agent.ready, "the agent to be ready after its installation")

@@ -14,12 +14,13 @@ from fractions import Fraction
 from math import ceil
 from typing import TYPE_CHECKING
 
-from lab.inside import agent, guests, host
+from lab.inside import host
 from lab.inside.guests import Guest, masks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from lab.inside.agent import Metrics
     from lab.inside.guests import Node, Thread
     from lab.inside.host import Cpus
 
@@ -40,13 +41,18 @@ class Rules:
         return cpus if self.partition is None else cpus & self.partition
 
 
-def complaints(node: Node, present: Sequence[Guest], rules: Rules) -> list[str]:
-    """Return all that is wrong with the pins of the guests that are said to be there."""
+def complaints(
+    node: Node, present: Sequence[Guest], rules: Rules, told: Callable[[], Metrics]
+) -> list[str]:
+    """Return all that is wrong with the pins of the guests that are said to be there.
+
+    And with the metrics, if `told` says something else than what is.
+    """
     names = {guest.name for guest in present}
     if (running := node.running()) != names:
         return [f"guests run that should not, or the other way round: {running ^ names}"]
     try:
-        seen = {guest: guests.threads(guest) for guest in present}
+        seen = {guest: node.threads(guest) for guest in present}
     except FileNotFoundError as error:
         return [f"a guest is gone: {error}"]
     found: list[str] = []
@@ -56,7 +62,7 @@ def complaints(node: Node, present: Sequence[Guest], rules: Rules) -> list[str]:
     for guest, threads in seen.items():
         found += _others(guest, threads, rules.usable(host.online()))
         found += _record(node, guest, threads)
-    return found or list(_word(present, rules))
+    return found or list(_word(present, rules, told()))
 
 
 def candidates(online: Cpus, present: Sequence[Guest], rules: Rules) -> Cpus:
@@ -76,11 +82,6 @@ def claimed(present: Sequence[Guest]) -> Cpus:
 def need(number: int, rules: Rules) -> int:
     """Return the size of a pool for so many guests."""
     return ceil(number / rules.ratio)
-
-
-def count_pins(present: Sequence[Guest]) -> int:
-    """Return how many threads of guests are looked at."""
-    return sum(len(guests.threads(guest)) for guest in present)
 
 
 def of_cell(
@@ -162,9 +163,8 @@ def _record(node: Node, guest: Guest, threads: Sequence[Thread]) -> Iterator[str
         yield f"{guest.name}: libvirt's record {sorted(recorded)} is not the kernel's: {threads}"
 
 
-def _word(present: Sequence[Guest], rules: Rules) -> Iterator[str]:
+def _word(present: Sequence[Guest], rules: Rules, told: Metrics) -> Iterator[str]:
     """Complain of metrics that say something else than what is."""
-    told = agent.metrics()
     for cell in host.cells():
         number = sum(guest.managed and guest.cell == cell for guest in present)
         label = frozenset({("cell", str(cell))})

@@ -4,30 +4,68 @@ from __future__ import annotations
 
 import itertools
 import random
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
 
-from lab.inside import agent, guests, host, judge
+from lab.inside import host, judge, systemd
 from lab.inside.guests import Guest, Node
 from lab.inside.judge import Rules
 from lab.inside.waiting import SECONDS, wait_in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from lab.inside.agent import Agent, Table
     from lab.inside.host import Cpus
 
 Figures = dict[str, object]
+
+_AT_ONCE = 2  # guests that start; an emulated host has as many pCPUs in truth
+
+
+class Libvirtd(Protocol):
+    """A libvirtd that is ended and started."""
+
+    @property
+    def pid(self) -> int:
+        """Return its process."""
+
+    def restart(self) -> None:
+        """End it as systemd does, and start it again; its guests live on."""
+
+    def kill(self) -> None:
+        """Kill it."""
+
+    def start(self) -> None:
+        """Start it again."""
 
 
 class Lab:
     """The host that scenarios run on, one after the other; each begins where the last one ended."""
 
-    def __init__(self, machine: str, *, full: bool) -> None:
-        """Take the machine's name; `full` scenarios do more of the same."""
+    slowness = 10.0
+    """How much more time things take than on a host that is not emulated."""
+
+    def __init__(
+        self,
+        machine: str,
+        *,
+        full: bool,
+        agent: Agent | None = None,
+        libvirtd: Libvirtd | None = None,
+        node: Node | None = None,
+    ) -> None:
+        """Take the machine's name; `full` scenarios do more of the same.
+
+        Whoever has no systemd brings an agent, a libvirtd and its node.
+        """
         self.machine = machine
         self.full = full
-        self.node = Node()
+        self.agent = agent or systemd.Unit()
+        self.libvirtd = libvirtd or systemd.Libvirtd()
+        self.node = node or Node()
         self.guests: dict[str, Guest] = {}
         self.rules = Rules()
         self.cells = host.cells()
@@ -35,13 +73,18 @@ class Lab:
     # the agent
 
     def use(
-        self, ratio: str, text: str = "", *, interval: int = agent.SOON, **pool: object
+        self,
+        ratio: str,
+        tables: Mapping[str, Table] = MappingProxyType({}),
+        *,
+        interval: int | None = None,
+        **pool: object,
     ) -> None:
-        """Have the agent run with this ratio, and judge by it."""
+        """Have the agent run with this ratio, and judge by it; `tables` are more of its file."""
         cpus = host.parse(str(pool["cpus"])) if "cpus" in pool else None
         single = cpus is not None and bool(cpus & host.isolated())
         self.rules = Rules(Fraction(ratio), cpus, single=single)
-        agent.use(ratio, text, interval=interval, **pool)
+        self.agent.use(ratio, tables, interval, **pool)
 
     # guests
 
@@ -89,11 +132,9 @@ class Lab:
         running = self.node.running()
         for name in running - wanted.keys():
             self.node.link.lookupByName(name).destroy()
-        self.guests = {}
-        for name, guest in wanted.items():
-            if name not in running:
-                self.node.start(guest)
-            self.guests[name] = guest
+        with ThreadPoolExecutor(_AT_ONCE) as starters:
+            list(starters.map(self.node.start, (g for n, g in wanted.items() if n not in running)))
+        self.guests = wanted
         return list(wanted.values())
 
     def clear(self) -> None:
@@ -111,9 +152,11 @@ class Lab:
 
     def settle(self, what: str = "all pins to be right", seconds: float = SECONDS) -> float:
         """Wait until nothing is wrong with any pin, and return the seconds."""
-        return wait_in_order(
-            lambda: judge.complaints(self.node, self.present, self.rules), what, seconds
-        )
+        return wait_in_order(self.complaints, what, seconds)
+
+    def complaints(self) -> list[str]:
+        """Return all that is wrong with any pin now."""
+        return judge.complaints(self.node, self.present, self.rules, self.agent.metrics)
 
     def pool(self, cell: int) -> Cpus:
         """Return where the emulator threads of a cell's guests are."""
@@ -122,11 +165,11 @@ class Lab:
                 thread.cpus
                 for guest in self.present
                 if guest.managed and guest.cell == cell
-                for thread in guests.threads(guest)
+                for thread in self.node.threads(guest)
                 if thread.role == "emulator"
             )
         )
 
     def pins(self) -> int:
         """Return how many threads are judged."""
-        return judge.count_pins(self.present)
+        return sum(len(self.node.threads(guest)) for guest in self.present)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lab.inside import agent, host
+from lab.inside import host, systemd
 from lab.inside.waiting import check
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ def daemon_reload(lab: Lab) -> Figures:
     lab.use("2")
     lab.populate(8)
     lab.settle()
-    host.run("systemctl", "daemon-reload")
+    systemd.ctl("daemon-reload")
     took = lab.settle("all pins to be right after a daemon-reload")
     return {"right": f"{took:.1f}s"}
 
@@ -33,7 +33,7 @@ def allowed_cpus(lab: Lab) -> Figures:
         _allow(everything - gone)
         lab.rules = replace(lab.rules, partition=everything - gone)
         took = lab.settle("the pools to leave what systemd took away")
-        told = {row["id"]: host.parse(row["candidates"]) for row in agent.status()["cells"]}
+        told = {row["id"]: host.parse(row["candidates"]) for row in lab.agent.status()["cells"]}
         left = frozenset().union(*told.values()) & gone
         check(not left, f"the status says that {sorted(left)} could be used")
     finally:
@@ -46,4 +46,4 @@ def allowed_cpus(lab: Lab) -> Figures:
 
 def _allow(cpus: host.Cpus) -> None:
     cpu_list = f"AllowedCPUs={host.show(cpus)}"
-    host.run("systemctl", "set-property", "--runtime", "machine.slice", cpu_list)
+    systemd.ctl("set-property", "--runtime", "machine.slice", cpu_list)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from lab.inside import agent, guests, host
+from lab.inside import guests, host
 from lab.inside.waiting import SECONDS, Failure, check
 
 if TYPE_CHECKING:
@@ -89,10 +89,10 @@ def all_candidates(lab: Lab) -> Figures:
     bad = {cpu for guest in lab.present for cpu in guest.claims} | {*last[cell]}
     mine = [guest for guest in lab.present if guest.managed and guest.cell == cell]
     for guest in mine:
-        now = guests.masks(guests.threads(guest), "emulator")
+        now = guests.masks(lab.node.threads(guest), "emulator")
         wrong = frozenset().union(*now) & bad
         check(len(now) == 1 and not wrong, f"{guest.name} is on {now}; {wrong} is not good")
-    check(agent.metric("pool_shortage_cpus", cell=str(cell)) > 0, "no shortage is told")
+    check(lab.agent.metric("pool_shortage_cpus", cell=str(cell)) > 0, "no shortage is told")
     host.all_online()
     lab.settle("the cell's pool to be back")
     return {"guests": len(mine), "gone": last[cell], "evacuated": f"{took:.0f}ms"}

@@ -9,7 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from lab.inside import agent, guests, host
+from lab.inside import guests
 from lab.inside.waiting import check, wait_for
 
 if TYPE_CHECKING:
@@ -21,47 +21,47 @@ def libvirtd_restarts(lab: Lab) -> Figures:
     lab.use("2")
     lab.populate(8)
     lab.settle()
-    main, before = agent.pid(), agent.metric("libvirt_reconnects_total")
-    host.run("systemctl", "restart", "libvirtd")
+    main, before = lab.agent.pid(), lab.agent.metric("libvirt_reconnects_total")
+    lab.libvirtd.restart()
     again = wait_for(
-        lambda: agent.metric("libvirt_reconnects_total") > before and agent.ready(), "a reconnect"
+        lambda: lab.agent.metric("libvirt_reconnects_total") > before and lab.agent.ready(),
+        "a reconnect",
     )
     lab.start(lab.newcomer())
     lab.settle("all pins after a restart of libvirtd")
-    cursor, before = agent.now(), agent.metric("libvirt_reconnects_total")
-    host.run("systemctl", "kill", "--signal=KILL", "--kill-whom=main", "libvirtd")
+    cursor, before = lab.agent.now(), lab.agent.metric("libvirt_reconnects_total")
+    lab.libvirtd.kill()
     victim = lab.present[0]
-    os.kill(guests.pid(victim), signal.SIGKILL)
+    os.kill(lab.node.pid(victim), signal.SIGKILL)
     del lab.guests[victim.name]
-    host.run("systemctl", "reset-failed", "libvirtd")
-    host.run("systemctl", "start", "libvirtd")
+    lab.libvirtd.start()
     wait_for(
-        lambda: agent.metric("libvirt_reconnects_total") > before and agent.ready(),
+        lambda: lab.agent.metric("libvirt_reconnects_total") > before and lab.agent.ready(),
         "a reconnect after libvirtd was killed",
     )
     lab.settle("all pins after libvirtd was killed")
-    check(agent.events("libvirt.away", cursor), "the loss is not logged")
-    check(agent.pid() == main, "the agent was started anew")
+    check(lab.agent.events("libvirt.away", cursor), "the loss is not logged")
+    check(lab.agent.pid() == main, "the agent was started anew")
     return {"reconnect": f"{again:.1f}s"}
 
 
 def libvirtd_hangs(lab: Lab) -> Figures:
     """A libvirtd that hangs is noticed by keepalive, and the agent does not hang with it."""
-    lab.use("2", text="[libvirt]\nkeepalive_interval = 3\nkeepalive_count = 2\n")
+    lab.use("2", {"libvirt": {"keepalive_interval": 3, "keepalive_count": 2}})
     lab.populate(4)
     lab.settle()
-    main = agent.pid()
-    daemon = int(host.run("systemctl", "show", "--value", "--property=MainPID", "libvirtd"))
+    main = lab.agent.pid()
+    daemon = lab.libvirtd.pid
     os.kill(daemon, signal.SIGSTOP)
     try:
-        took = wait_for(lambda: agent.metric("libvirt_up") == 0, "the agent to notice")
-        check(agent.get("/healthz")[0] == 200, "it does not answer")
-        check(agent.get("/readyz")[0] == 503, "it says that it is ready")
+        took = wait_for(lambda: lab.agent.metric("libvirt_up") == 0, "the agent to notice")
+        check(lab.agent.get("/healthz")[0] == 200, "it does not answer")
+        check(lab.agent.get("/readyz")[0] == 503, "it says that it is ready")
     finally:
         os.kill(daemon, signal.SIGCONT)
-    wait_for(agent.ready, "the agent to be back")
+    wait_for(lab.agent.ready, "the agent to be back")
     lab.settle()
-    check(agent.pid() == main, "the agent was started anew")
+    check(lab.agent.pid() == main, "the agent was started anew")
     return {"noticed": f"{took:.0f}s"}
 
 
@@ -71,7 +71,7 @@ def guests_die(lab: Lab) -> Figures:
     present = lab.populate(12)
     lab.settle()
     for guest in present[::3]:
-        os.kill(guests.pid(guest), signal.SIGKILL)
+        os.kill(lab.node.pid(guest), signal.SIGKILL)
         del lab.guests[guest.name]
     lab.settle("the pools without the guests that died")
     return {"killed": len(present[::3]), "left": len(lab.present)}
@@ -116,15 +116,13 @@ def killed_in_a_storm(lab: Lab) -> Figures:
     storm.start()
     kills = 50 if lab.full else 10
     for _ in range(kills):
-        wait_for(lambda: agent.pid() != 0, "the agent to be there")
-        time.sleep(dice.uniform(0, 8))  # at any moment: in its start, or in the storm
-        agent.systemctl("kill", "--signal=KILL", agent.UNIT)
-        agent.systemctl("reset-failed", agent.UNIT)  # so that systemd never gives up on it
-        agent.systemctl("start", "--no-block", agent.UNIT)
+        wait_for(lambda: lab.agent.pid() != 0, "the agent to be there")
+        time.sleep(dice.uniform(0, 0.8 * lab.slowness))  # in its start, or in the storm
+        lab.agent.kill()
     storm.stopped.set()
     storm.join(120)
     check(storm.error is None and not storm.is_alive(), f"the storm itself failed: {storm.error}")
-    wait_for(agent.ready, "the agent to be ready", 240)
+    wait_for(lab.agent.ready, "the agent to be ready", 240)
     lab.settle("each pin to be right after the storm")
     pins = lab.pins()
     released(lab)
@@ -133,15 +131,15 @@ def killed_in_a_storm(lab: Lab) -> Figures:
 
 def released(lab: Lab) -> None:
     """Stop the agent, have every guest's original pins back, judge them, and start it again."""
-    agent.stop()
-    host.run("emupool", "release")
+    lab.agent.stop()
+    lab.agent.run("release")
     wrong = []
     for guest in lab.present:
-        now = guests.threads(guest)
+        now = lab.node.threads(guest)
         if guests.masks(now, "emulator") != {guest.original}:
             wrong.append(f"{guest.name}: {now}, the original is {sorted(guest.original)}")
         if guest.iothread is not None and guests.masks(now, "iothread1") != {guest.iothread}:
             wrong.append(f"{guest.name}: {now}, the iothread's is {sorted(guest.iothread)}")
     check(not wrong, "\n  ".join(("not as they were started:", *wrong)))
-    agent.start()
+    lab.agent.start()
     lab.settle("the agent to pin them again")

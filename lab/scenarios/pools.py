@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 import libvirt
 
-from lab.inside import agent, guests, host
+from lab.inside import host
+from lab.inside.agent import uptime
 from lab.inside.waiting import check, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lab.inside.agent import Labels
     from lab.inside.guests import Guest
     from lab.inside.lab import Figures, Lab
 
@@ -37,9 +39,9 @@ def ratios(lab: Lab) -> Figures:
     lab.clear()
     lab.use("8")
     number = 40 if lab.full else 16
-    began = agent.uptime()
+    began = uptime()
     lab.populate(number)
-    filled = agent.uptime() - began
+    filled = uptime() - began
     threads = lab.pins()
     figures: Figures = {"guests": number, "threads": threads, "filled": f"{filled:.0f}s"}
     for ratio in ("8", "4", "2.5"):
@@ -55,7 +57,7 @@ def comings_and_goings(lab: Lab) -> Figures:
     lab.populate(8)
     lab.settle()
     dice = random.Random(f"{lab.machine} comings")
-    steps, most = (80, 32) if lab.full else (24, 14)
+    steps, most = (48, 32) if lab.full else (24, 14)
     judged = slowest = 0.0
     number = 100
     for step in range(steps):
@@ -90,32 +92,35 @@ def drift(lab: Lab) -> Figures:
     present = lab.populate(2 * len(lab.cells))
     lab.settle()
     guest = next(one for one in present if one.managed)
-    before = agent.metrics().get("drift_total", {})
+    before = lab.agent.metrics().get("drift_total", {})
     wrong = tuple(cpu == guest.claims[0] for cpu in range(os.sysconf("SC_NPROCESSORS_CONF")))
     lab.node.domain(guest).pinEmulator(wrong, _LIVE)
     lab.settle("someone's virsh emulatorpin to be undone")
-    for thread in guests.threads(guest):
-        if thread.role == "emulator" and thread.tid != guests.pid(guest):
-            os.sched_setaffinity(thread.tid, {min(lab.pool(guest.cell))})
-    wait_for(lambda: _counted("kernel", before) or _counted("stuck", before), "taskset to be seen")
-    lab.settle("someone's taskset to be undone")
-    cpuset = _cgroup(guest) / "cpuset.cpus"
+    if len(lab.pool(guest.cell)) > 1:  # else there is nothing narrower
+        _narrow(lab, guest)
+        wait_for(lambda: _counted(lab, "kernel", before) or _counted(lab, "stuck", before), "drift")
+        lab.settle("someone's taskset to be undone")
+    cpuset = lab.node.cgroup(guest) / "cpuset.cpus"
     cpuset.write_text(str(guest.claims[0]))
     lab.settle("someone's cpuset to be undone")
-    wait_for(lambda: _counted("cgroup", before), "the cpuset's drift to be counted")
-    counted = {kind: _counted(kind, before) for kind in ("libvirt", "kernel", "cgroup", "stuck")}
+    wait_for(lambda: _counted(lab, "cgroup", before), "the cpuset's drift to be counted")
+    counted = {
+        kind: _counted(lab, kind, before) for kind in ("libvirt", "kernel", "cgroup", "stuck")
+    }
     check(counted["libvirt"], f"not counted: {counted}")
     return {kind: int(count) for kind, count in counted.items()}
 
 
-def _counted(kind: str, before: dict[agent.Labels, float]) -> float:
+def _narrow(lab: Lab, guest: Guest) -> None:
+    """Do as someone's taskset, to all threads that libvirt does not pin itself."""
+    for thread in lab.node.threads(guest):
+        if thread.role == "emulator" and thread.tid != lab.node.pid(guest):
+            os.sched_setaffinity(thread.tid, {min(lab.pool(guest.cell))})
+
+
+def _counted(lab: Lab, kind: str, before: dict[Labels, float]) -> float:
     key = frozenset({("kind", kind)})
-    return agent.metric("drift_total", kind=kind) - before.get(key, 0.0)
-
-
-def _cgroup(guest: Guest) -> Path:
-    place = Path(f"/proc/{guests.pid(guest)}/cgroup").read_text().strip().partition("::")[2]
-    return Path("/sys/fs/cgroup") / place.lstrip("/")
+    return lab.agent.metric("drift_total", kind=kind) - before.get(key, 0.0)
 
 
 def vhost(lab: Lab) -> Figures:
@@ -125,13 +130,13 @@ def vhost(lab: Lab) -> Figures:
     """
     lab.use("2")
     lab.populate(4)
-    with _vhost_allowed():
+    with _vhost_allowed(lab):
         guest = lab.start(replace(lab.newcomer(), arguments=_VHOST))
         lab.settle("a guest with a vhost worker to be right")
-        workers = [one for one in guests.threads(guest) if one.name.startswith("vhost-")]
-        check(len(workers) == 1, f"it has not one worker: {guests.threads(guest)}")
+        workers = [one for one in lab.node.threads(guest) if one.name.startswith("vhost-")]
+        check(len(workers) == 1, f"it has not one worker: {lab.node.threads(guest)}")
         check(workers[0].role == "emulator", f"it is not with the emulator threads: {workers}")
-        of_qemu = Path(f"/proc/{guests.pid(guest)}/task/{workers[0].tid}").exists()
+        of_qemu = Path(f"/proc/{lab.node.pid(guest)}/task/{workers[0].tid}").exists()
         lab.use("0.5")
         lab.settle("the wider pool to be followed by the worker")
         lab.end(guest)
@@ -139,7 +144,7 @@ def vhost(lab: Lab) -> Figures:
 
 
 @contextmanager
-def _vhost_allowed() -> Iterator[None]:
+def _vhost_allowed(lab: Lab) -> Iterator[None]:
     """Let emulated guests have vhost-net, which libvirt gives to those of KVM only."""
     host.run("modprobe", "--all", "tun", "vhost_net")
     Path("/dev/vhost-net").chmod(0o666)
@@ -150,11 +155,11 @@ def _vhost_allowed() -> Iterator[None]:
     allowed = ", ".join(f'"/dev/{device}"' for device in devices)
     try:
         conf.write_text(f"{usual}cgroup_device_acl = [{allowed}]\n")
-        host.run("systemctl", "restart", "libvirtd")
+        lab.libvirtd.restart()
         yield
     finally:
         conf.write_text(usual)
-        host.run("systemctl", "restart", "libvirtd")
+        lab.libvirtd.restart()
         _tap(keep=False)
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab.inside import agent, host
+from lab.inside import host
 from lab.inside.waiting import check, wait_for
 
 if TYPE_CHECKING:
@@ -26,20 +26,19 @@ def clock_steps(lab: Lab) -> Figures:
     lab.use("2")
     lab.populate(4)
     lab.settle()
-    main = agent.pid()
+    main = lab.agent.pid()
     for step in (_HOUR, -_HOUR):
         time.clock_settime(time.CLOCK_REALTIME, time.time() + step)
         lab.start(lab.newcomer())
         lab.settle("a guest to be pinned after a step of the clock")
-        agent.reconciled()
-    check(agent.pid() == main, "it was started anew")
+        lab.agent.reconciled()
+    check(lab.agent.pid() == main, "it was started anew")
     return {}
 
 
 @contextmanager
-def _starved(cpu: int) -> Iterator[None]:
+def _starved(main: int, cpu: int) -> Iterator[None]:
     """Leave the agent one pCPU, and what four processes that come first leave of it."""
-    main = agent.pid()
     loads = [
         subprocess.Popen(("nice", "-n", "-10", "taskset", "-c", str(cpu), "sha1sum", "/dev/zero"))
         for _ in range(4)
@@ -65,40 +64,44 @@ def starved(lab: Lab) -> Figures:
     lab.use("2")
     lab.populate(6)
     lab.settle()
-    main = agent.pid()
-    with _starved(max(host.online())):
+    main = lab.agent.pid()
+    with _starved(lab.agent.pid(), max(host.online())):
         lab.start(lab.newcomer())
         took = lab.settle("a guest to be pinned by an agent that starves", 400)
-    check(agent.pid() == main, "it was started anew")
+    check(lab.agent.pid() == main, "it was started anew")
     return {"pinned": f"{took:.0f}s"}
 
 
 def full_state(lab: Lab) -> Figures:
     """The state directory is full: that is told, pins go on, and with room again all is kept."""
     lab.use("2")
-    agent.stop()
+    lab.agent.stop()
     lab.clear()
-    folder = agent.STATE.parent
+    folder = lab.agent.state.parent
     host.run("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder))
     try:
         lab.use("2")
         lab.populate(4)
         lab.settle()
-        cursor = agent.now()
+        cursor = lab.agent.now()
         filler = folder / "filler"
         size = _fill(filler)
         lab.start(lab.newcomer())
         lab.settle("a guest to be pinned that cannot be recorded")
-        wait_for(lambda: _told("fault.began", cursor), "the log to say that nothing can be kept")
+        wait_for(
+            lambda: _told(lab, "fault.began", cursor), "the log to say that nothing can be kept"
+        )
         filler.unlink()
         lab.start(lab.newcomer())
         lab.settle()
-        wait_for(lambda: _told("fault.ended", cursor), "the log to say that it can be kept again")
-        kept = set(json.loads(agent.STATE.read_text())["guests"])
+        wait_for(
+            lambda: _told(lab, "fault.ended", cursor), "the log to say that it can be kept again"
+        )
+        kept = set(json.loads(lab.agent.state.read_text())["guests"])
         missing = {guest.uuid for guest in lab.present if guest.managed} - kept
         check(not missing, f"not kept: {missing}")
     finally:
-        agent.stop()
+        lab.agent.stop()
         lab.clear()
         host.run("umount", str(folder))
     return {"filled": f"{size // 1024}KiB"}
@@ -112,5 +115,5 @@ def _fill(file: Path) -> int:
     return file.stat().st_size
 
 
-def _told(event: str, cursor: str) -> bool:
-    return any(fault["about"][0] == "state" for fault in agent.events(event, cursor))
+def _told(lab: Lab, event: str, cursor: str) -> bool:
+    return any(fault["about"][0] == "state" for fault in lab.agent.events(event, cursor))
