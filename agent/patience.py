@@ -10,6 +10,9 @@ at that guest, and at those for whom no reader was left.
 The first reader uses the link's own connection; another one is opened only while that one waits,
 and there are `READERS` at most. A held guest is not asked for again until its call has returned.
 
+Whoever starves would take every guest for held. A wait that ends late tells that this process is
+not let run, nor was the reader then: it is given as much time once more.
+
 To hand a question to a reader and to be woken by its answer takes longer than most answers do, so
 definitions are read in rows. A row that comes upon a held guest is left to it; what remains of it
 is another reader's.
@@ -41,6 +44,10 @@ READERS: Final = 4
 """Calls under way at most, those that wait included."""
 ROW: Final = 32
 """Definitions read in a row; at ten kilobytes each they are held for a moment."""
+_PROMPT: Final = 0.010
+"""Seconds by which a wait may end late; more is starving."""
+_LONGEST: Final = 1.0
+"""Seconds of starving that are made up for, in one wait."""
 _LIST: Final = ""  # what a list is about, where others have a guest's UUID
 
 
@@ -184,13 +191,20 @@ class _Call:
 
     def wait(self, patience: float) -> str | None:
         """Return None once all is answered, or what has gone unanswered for `patience` seconds."""
+        starved = 0.0  # seconds that nobody let us run, and that are given once more
         while self._given_up is None:
-            left = self._since + patience - time.monotonic()
+            asked = time.monotonic()
+            left = max(0.0, self._since + patience + starved - asked)
             with contextlib.suppress(Empty):
-                self._ended.get(timeout=max(0.0, left))
+                self._ended.get(timeout=left)
                 return None
+            now = time.monotonic()
+            late = now - asked - left
+            if late > _PROMPT and starved < _LONGEST:
+                starved += 2 * late
+                continue
             with self._lock:
-                if not self.returned and self._since + patience <= time.monotonic():
+                if not self.returned and self._since + patience + starved <= now:
                     self._given_up = self._about
         return self._given_up
 

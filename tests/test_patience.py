@@ -16,7 +16,7 @@ from tests.fake import Fake
 from tests.guests import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.fake import Call
 
@@ -241,4 +241,33 @@ def test_patience_is_for_each_guest_of_a_row() -> None:
     link = PatientLink(fake.link(lambda _: None), fake.roster, lambda _: None, patience=1.0)
     fake.hook = lambda _: time.sleep(0.3)
     assert all(isinstance(answer, str) for _, answer in link.xmls(uuids))
+    link.close()
+
+
+@pytest.mark.parametrize(
+    ("wait", "answered"),
+    [
+        pytest.param(lambda: time.sleep(0.2), False, id="libvirt takes its time"),
+        # The sum keeps the interpreter to itself, so that nobody else runs meanwhile.
+        pytest.param(
+            lambda: (sum(range(20_000_000)), time.sleep(0.05)),  # type: ignore[func-returns-value]
+            True,
+            id="nobody is let run",
+        ),
+    ],
+)
+def test_whoever_starves_takes_no_guest_for_held(
+    wait: Callable[[], object],
+    answered: bool,  # noqa: FBT001
+) -> None:
+    fake = Fake()
+    uuid = fake.create("a")
+    link = PatientLink(fake.link(lambda _: None), fake.roster, lambda _: None, patience=0.05)
+
+    def slow(_: Call) -> None:
+        wait()
+
+    fake.hook = slow
+    ((_, answer),) = link.xmls([uuid])
+    assert isinstance(answer, str) is answered
     link.close()
