@@ -37,6 +37,8 @@ from tests.definitions import NOVA_ISOLATE, domain_xml, nova_xml
 from tests.worlds import World, pools, states
 
 if TYPE_CHECKING:
+    from random import Random
+
     from agent.snapshot import Guest
 
 
@@ -231,6 +233,18 @@ def test_a_plan_that_was_carried_out_has_nothing_left_to_do(world: World) -> Non
     again = settled.settle()
     assert again.plan() == decided
     assert again.memory == settled.memory
+
+
+@settings(max_examples=500)
+@given(worlds(), st.randoms(use_true_random=True))
+def test_time_alone_changes_no_plan_without_a_deadline(world: World, random: Random) -> None:
+    """A decision is taken again for as long as nothing else is asked (agent/decision.py)."""
+    busy = replace(world, damped=True).settle()
+    quiet = busy.having(*(one for one in busy.guests if random.random() < 1 / 2))
+    for one in (busy, quiet, quiet.settle()):
+        decided = one.plan()
+        if decided.deadline is None:
+            assert one.later(random.choice((0.5, 100.0, 1e6))).plan() == decided
 
 
 @settings(max_examples=200)
