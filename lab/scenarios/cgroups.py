@@ -25,7 +25,7 @@ def daemon_reload(lab: Lab) -> Figures:
 def allowed_cpus(lab: Lab) -> Figures:
     """AllowedCPUs= of machine.slice takes pool pCPUs away: pools leave them, and come back."""
     lab.use("2")
-    lab.populate(8)
+    lab.populate(2 * len(lab.cells))  # so that each cell has others to go to
     lab.settle()
     everything = host.online()
     gone = {max(lab.pool(cell)) for cell in lab.cells}

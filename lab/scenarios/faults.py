@@ -117,7 +117,7 @@ def killed_in_a_storm(lab: Lab) -> Figures:
     kills = 50 if lab.full else 10
     for _ in range(kills):
         wait_for(lambda: lab.agent.pid() != 0, "the agent to be there")
-        time.sleep(dice.uniform(0, 0.8 * lab.slowness))  # in its start, or in the storm
+        time.sleep(dice.uniform(0, 0.5 * lab.slowness))  # in its start, or in the storm
         lab.agent.kill()
     storm.stopped.set()
     storm.join(120)
