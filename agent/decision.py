@@ -61,7 +61,7 @@ class Foresight:
             if timeless and stuck == strayed and question == replace(before, now=question.now):
                 return decision
         decision = decide(question, stuck)
-        self.last = question, stuck, decision
+        self.last = question, dict(stuck), decision  # whoever asked may add to his
         return decision
 
 

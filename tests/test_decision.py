@@ -54,6 +54,13 @@ def test_to_another_question_the_answer_is_made_anew(
     assert decision == decide(asked, {})
 
 
+def test_threads_that_became_stuck_since_make_another_question() -> None:
+    foresight, stuck = Foresight(), dict[str, frozenset[int]]()
+    ahead = foresight.decide(STAYING.question, stuck)
+    stuck[STAYING.guests[0].uuid] = frozenset({1})
+    assert foresight.decide(STAYING.question, stuck) is not ahead
+
+
 def test_while_a_clock_runs_the_answer_is_made_anew() -> None:
     foresight = Foresight()
     ahead = foresight.decide(SHRINKING.question, {})
