@@ -191,20 +191,20 @@ class _Call:
 
     def wait(self, patience: float) -> str | None:
         """Return None once all is answered, or what has gone unanswered for `patience` seconds."""
-        starved = 0.0  # seconds that nobody let us run, and that are given once more
+        given, until = 0.0, 0.0  # seconds to make up for starving, and when they are over
         while self._given_up is None:
             asked = time.monotonic()
-            left = max(0.0, self._since + patience + starved - asked)
+            left = max(0.0, max(self._since + patience, until) - asked)
             with contextlib.suppress(Empty):
                 self._ended.get(timeout=left)
                 return None
             now = time.monotonic()
-            late = now - asked - left
-            if late > _PROMPT and starved < _LONGEST:
-                starved += 2 * late
+            grace = made_up(now - asked - left, given)
+            if grace:
+                given, until = given + grace, now + grace
                 continue
             with self._lock:
-                if not self.returned and self._since + patience + starved <= now:
+                if not self.returned and max(self._since + patience, until) <= now:
                     self._given_up = self._about
         return self._given_up
 
@@ -252,6 +252,14 @@ class _Reader:
         if self._own and self._reads is not None:
             self._reads.close()
             self._reads = None
+
+
+def made_up(late: float, given: float) -> float:
+    """Return the seconds that are waited on after a wait that ended `late`; `given` were so far.
+
+    However late: a host that was stopped for a minute is not waited for a minute more.
+    """
+    return min(late, _LONGEST - given) if late > _PROMPT else 0.0
 
 
 def _refusal(about: str) -> EmupoolError:

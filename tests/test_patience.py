@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.errors import GuestBusy, GuestFailed, GuestGone, Held, HypervisorAway
-from agent.patience import READERS, ROW, PatientLink
+from agent.patience import READERS, ROW, PatientLink, made_up
 from agent.port import GuestEvent, LinkLost, ListReturned, Topic
 from tests.fake import Fake
 from tests.guests import wait_until
@@ -271,3 +271,20 @@ def test_whoever_starves_takes_no_guest_for_held(
     ((_, answer),) = link.xmls([uuid])
     assert isinstance(answer, str) is answered
     link.close()
+
+
+@pytest.mark.parametrize(
+    ("late", "given", "more"),
+    [
+        (0.0, 0.0, 0.0),
+        (0.009, 0.0, 0.0),
+        (0.2, 0.0, 0.2),
+        (0.5, 0.75, 0.25),
+        (60.0, 0.0, 1.0),
+        (60.0, 1.0, 0.0),
+    ],
+)
+def test_a_second_of_starving_is_made_up_for_and_no_more(
+    late: float, given: float, more: float
+) -> None:
+    assert made_up(late, given) == more
