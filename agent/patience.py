@@ -27,8 +27,8 @@ from operator import methodcaller
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from agent.errors import EmupoolError, GuestBusy, Held, HypervisorAway, unforeseen
-from agent.port import GuestEvent, ListReturned, Topic
+from agent.errors import EmupoolError, GuestBusy, Held, HypervisorAway
+from agent.port import GuestEvent, ListReturned, Topic, answered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -236,17 +236,15 @@ class _Reader:
         self._let_go()
 
     def _make(self, question: _Question) -> Any:  # noqa: ANN401 - whatever was asked for
-        try:
-            if self._reads is None:
-                self._reads = self._connect()
-            return question(self._reads)
-        except HypervisorAway as error:
+        answer = answered(lambda: question(self._connected()))
+        if isinstance(answer, HypervisorAway):
             self._let_go()
-            return error
-        except EmupoolError as error:
-            return error
-        except Exception as error:  # noqa: BLE001 - one guest's surprise must not end the reader
-            return unforeseen(error)
+        return answer
+
+    def _connected(self) -> Reads:
+        if self._reads is None:
+            self._reads = self._connect()
+        return self._reads
 
     def _let_go(self) -> None:
         if self._own and self._reads is not None:

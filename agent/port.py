@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from agent.errors import EmupoolError, unforeseen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from agent.cpuset import CpuSet
-    from agent.errors import EmupoolError
     from agent.topology import ForeignCell
+
+
+_T = TypeVar("_T")
 
 
 class Topic(StrEnum):
@@ -126,3 +130,13 @@ class Hypervisor(Protocol):
 
     def cells(self) -> tuple[ForeignCell, ...]:
         """Connect and ask for the host's NUMA cells as the hypervisor sees them; takes its time."""
+
+
+def answered(call: Callable[[], _T]) -> _T | EmupoolError:
+    """Return what a call returns, or raises: one guest's surprise must not end the others."""
+    try:
+        return call()
+    except EmupoolError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 - see above
+        return unforeseen(error)

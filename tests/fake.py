@@ -16,6 +16,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from agent.cpuset import EMPTY, CpuSet
@@ -26,9 +27,8 @@ from agent.errors import (
     GuestGone,
     HypervisorAway,
     TargetRefused,
-    unforeseen,
 )
-from agent.port import GuestEvent, LinkLost, Topic
+from agent.port import GuestEvent, LinkLost, Topic, answered
 from agent.threads import Times
 from agent.topology import Discovery, ForeignCell
 from tests.fakeguest import FakeGuest, Hold, definition, pin_of, role
@@ -94,13 +94,7 @@ class Connection:
             return guests[uuid].xml()
 
     def xmls(self, uuids: Sequence[str]) -> Iterator[tuple[str, str | EmupoolError]]:
-        for uuid in uuids:
-            try:
-                yield uuid, self.xml(uuid)
-            except EmupoolError as error:
-                yield uuid, error
-            except Exception as error:  # noqa: BLE001 - as a patient link tells it
-                yield uuid, unforeseen(error)
+        return ((uuid, answered(partial(self.xml, uuid))) for uuid in uuids)
 
     def persistent_xml(self, uuid: str) -> str | None:
         with self._fake.called(self, Call("persistent_xml", uuid)) as guests:

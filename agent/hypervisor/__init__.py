@@ -20,20 +20,22 @@ from __future__ import annotations
 
 import contextlib
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import libvirt
 
-from agent.errors import EmupoolError, GuestGone
+from agent.errors import GuestGone
 from agent.hypervisor import capabilities
 from agent.hypervisor.faults import connect, translated
 from agent.hypervisor.loop import EventLoop, start_event_loop
-from agent.port import GuestEvent, LinkLost, Topic
+from agent.port import GuestEvent, LinkLost, Topic, answered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from agent.cpuset import CpuSet
+    from agent.errors import EmupoolError
     from agent.topology import ForeignCell
 
     Hear = Callable[[GuestEvent | LinkLost], None]
@@ -140,11 +142,7 @@ class LibvirtReads:
 
     def xmls(self, uuids: Sequence[str]) -> Iterator[tuple[str, str | EmupoolError]]:
         """Yield each guest with what `xml` returns, or raises, about it."""
-        for uuid in uuids:
-            try:
-                yield uuid, self.xml(uuid)
-            except EmupoolError as error:
-                yield uuid, error
+        return ((uuid, answered(partial(self.xml, uuid))) for uuid in uuids)
 
     def persistent_xml(self, uuid: str) -> str | None:
         """Return the persistent definition, None if it has none."""

@@ -170,10 +170,11 @@ class Node:
     def threads(self, guest: Guest) -> list[Thread]:
         """Return all threads of a guest: QEMU's own, and vhost workers of the kernel."""
         main = self.pid(guest)
+        place = _group(main)
         tids = {int(task.name) for task in Path(f"/proc/{main}/task").iterdir()}
         for members in ("cgroup.threads", "tasks"):
             with contextlib.suppress(OSError):
-                tids |= {int(tid) for tid in (_group(main) / members).read_text().split()}
+                tids |= {int(tid) for tid in (place / members).read_text().split()}
         return list(_read(sorted(tids)))
 
 
