@@ -76,7 +76,7 @@ def image() -> Image:
         raise LabError("not root: the lab's disk needs root to be made")
     sources, options = _sources(), _apt_options()
     inputs = (*PACKAGES, SUITE, DISK, *sources, *options, *_texts())
-    with _made("image", inputs) as folder:
+    with made("image", inputs) as folder:
         if not (folder / "disk").exists():
             _need_tools()
             _make(folder, sources, options)
@@ -94,7 +94,7 @@ def wheels() -> Path:
         raise LabError(f"wheels are compiled on Debian {SUITE}, this machine has {here}")
     project = (ROOT / "pyproject.toml").read_text()
     dependencies = re.findall(r"^dependencies = \[.*?^\]", project, re.MULTILINE | re.DOTALL)
-    with _made("wheels", (*dependencies, sys.version)) as folder:
+    with made("wheels", (*dependencies, sys.version)) as folder:
         if not any(folder.glob("libvirt_python-*.whl")):
             _wheel(folder, ROOT)
             for own in folder.glob("emupool-*.whl"):
@@ -107,7 +107,7 @@ def product(version: str | None = None) -> Path:
     files = sorted((ROOT / "agent").rglob("*.py"))
     texts = [file.read_text() for file in (*files, ROOT / "pyproject.toml", ROOT / "README.md")]
     kind = "product" if version is None else "older"
-    with _made(kind, (version or "", *texts)) as folder:
+    with made(kind, (version or "", *texts)) as folder:
         if not any(folder.glob("emupool-*.whl")):
             with tempfile.TemporaryDirectory() as place:
                 tree = _copy(Path(place), version)
@@ -121,7 +121,7 @@ def package(version: str | None = None) -> Path:
     files = [ROOT / name for name in sorted(told) if name and not name.startswith(_NO_PART)]
     texts = [file.read_text() for file in files if file.is_file()]
     kind = "package" if version is None else "older-package"
-    with _made(kind, (version or "", *texts)) as folder:
+    with made(kind, (version or "", *texts)) as folder:
         if not any(folder.glob("*.deb")):
             print("lab: making the package, once", flush=True)
             asked = {"DIST": str(folder), **({} if version is None else {"VERSION": version})}
@@ -152,19 +152,19 @@ def _wheel(folder: Path, what: Path, *options: str) -> None:
 
 
 @contextlib.contextmanager
-def _made(kind: str, inputs: Sequence[str]) -> Iterator[Path]:
+def made(kind: str, inputs: Sequence[str], cache: Path = CACHE) -> Iterator[Path]:
     """Return the folder of what is made from `inputs`; what others of its kind had goes.
 
     A machine that runs keeps its disk: QEMU has it open.
     """
     key = hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:16]
-    CACHE.mkdir(exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
+    cache.mkdir(exist_ok=True)
+    with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        folder = CACHE / f"{kind}-{key}"
+        folder = cache / f"{kind}-{key}"
         folder.mkdir(exist_ok=True)
         yield folder
-        for other in CACHE.glob(f"{kind}-*"):
+        for other in cache.glob(f"{kind}-{'[0-9a-f]' * len(key)}"):  # no kind that begins like it
             if other != folder:
                 shutil.rmtree(other)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lab import image
 from lab.inside import install, judge
 from lab.inside.guests import Guest, Thread
 from lab.inside.judge import Rules
@@ -29,6 +30,14 @@ def test_each_scenario_is_a_function_that_says_what_it_shows(scenario: Scenario)
     function = getattr(import_module(f"lab.scenarios.{scenario.module}"), scenario.function)
     assert function.__doc__
     assert {*scenario.machines} <= {machine.name for machine in MACHINES}
+
+
+def test_the_cache_keeps_one_of_each_kind_however_kinds_are_called(tmp_path: Path) -> None:
+    for kind, inputs in (("older-package", "1"), ("older", "1"), ("older", "2"), ("older", "2")):
+        with image.made(kind, [inputs], tmp_path) as folder:
+            (folder / "product").touch()
+    kept = sorted(path.parent.name.rpartition("-")[0] for path in tmp_path.glob("*/product"))
+    assert kept == ["older", "older-package"]
 
 
 def test_the_guide_installs_the_wheel_and_the_unit() -> None:
