@@ -106,6 +106,18 @@ class Observer:
             self._problems,
         )
 
+    def completed(
+        self, snapshot: Snapshot, settings: GuestSettings, memory: Memory, pinned: Collection[str]
+    ) -> Snapshot:
+        """Return the last look, with threads of who has just started and will not be `pinned`."""
+        left = self._booted.difference(pinned)
+        if not left:
+            return snapshot
+        for uuid in left:
+            self._look_at_kernel(uuid, settings, memory)
+        busy = {guest.uuid for guest in snapshot.guests if guest.busy}
+        return replace(snapshot, guests=self.guests(busy), failures=tuple(self._failures))
+
     def guests(self, busy: Collection[str] = ()) -> tuple[Guest, ...]:
         """Return all guests as last read, or as last pinned.
 

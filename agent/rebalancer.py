@@ -20,7 +20,7 @@ from agent.checkpoint import StateError
 from agent.cpuset import CpuSet
 from agent.cpusets import NOTHING_MENDED, Mended
 from agent.cycle import PARTIAL, Cause, CycleResult, remember, spared, undone
-from agent.decision import Foresight, present_of
+from agent.decision import Decision, Foresight, present_of
 from agent.errors import GuestBusy, GuestGone
 from agent.events import Named
 from agent.policy import GuestSettings
@@ -158,8 +158,7 @@ class Rebalancer:
         )
         for uuid in snapshot.held:
             self._fail(uuid, started, busy=True)
-        question = self._question(snapshot, started, damped=cause is not Cause.RELOAD)
-        decision = self._foresight.decide(question, self._stuck)
+        snapshot, decision = self._decide(snapshot, started, damped=cause is not Cause.RELOAD)
         plan, steps = decision.plan, decision.steps
         self._deadline = plan.deadline
         self._stuck = dict(decision.stuck)
@@ -251,13 +250,23 @@ class Rebalancer:
 
     # decide
 
+    def _decide(self, snapshot: Snapshot, now: float, *, damped: bool) -> tuple[Snapshot, Decision]:
+        """Decide; who has just started and gets no pin, which would tell of it, is read first."""
+        question = self._question(snapshot, now, damped=damped)
+        decision = self._foresight.decide(question, self._stuck)
+        pinned = () if self.settings.dry_run else {step.uuid for step in decision.steps}
+        whole = self._observer.completed(snapshot, self.settings.guests, self._memory, pinned)
+        if whole is not snapshot:
+            decision = self._foresight.decide(replace(question, guests=whole.guests), self._stuck)
+        return whole, decision
+
     def _look_ahead(self, snapshot: Snapshot, named: Named) -> None:
         """Get ready for the start of a guest that libvirt still holds: all but the pin itself."""
         for uuid in named.early:
             guests = self._observer.foresee(uuid, self._observer.guests())
             if guests is not None:
-                question = self._question(snapshot, self._clock(), damped=True)
-                question = replace(question, guests=guests)
+                then = replace(snapshot, guests=guests)
+                question = self._question(then, self._clock(), damped=True)
                 plan = self._foresight.decide(question, self._stuck).plan
                 wanted = next(guest for guest in plan.guests if guest.uuid == uuid)
                 if wanted.emulator_pcpus is not None and not self.settings.dry_run:

@@ -585,6 +585,34 @@ def test_a_guest_read_while_it_starts_is_held_and_needs_no_reading_when_it_is_an
     assert bench.see(uuid, uuid).domain == guest.domain
 
 
+def test_threads_of_who_has_started_are_read_only_if_no_pin_will_tell_of_them(
+    bench: Bench,
+) -> None:
+    held, uuid, other = (bench.fake.create(name, **ISOLATED) for name in ("held", "a", "other"))
+    bench.look(held)
+    found = bench.look(uuid, other, fresh=[uuid, other], busy=[held])
+    assert [find(found, one).kernel for one in (uuid, other)] == [None, None]
+
+    def completed(*pinned: str) -> Snapshot:
+        return bench.observer.completed(found, bench.settings, bench.memory, pinned)
+
+    assert completed(uuid, other) is found
+    assert bench.fake.count("read") == 0
+    whole = completed(other)
+    assert bench.fake.count("read") == 1
+    assert find(whole, uuid).kernel == bench.see(uuid).kernel
+    assert find(whole, other).kernel is None
+    assert find(whole, held).busy
+
+
+def test_what_keeps_threads_from_being_read_after_all_is_told(bench: Bench) -> None:
+    uuid = bench.fake.create("a", **ISOLATED)
+    found = bench.look(uuid, fresh=[uuid])
+    bench.fake.fail("read", NotPermitted("no"), uuid)
+    whole = bench.observer.completed(found, bench.settings, bench.memory, ())
+    assert [(who, type(why)) for who, why in whole.failures] == [(uuid, NotPermitted)]
+
+
 def test_what_is_foreseen_of_a_start_is_what_is_seen_of_it(bench: Bench) -> None:
     uuid, other = bench.fake.define("a", **ISOLATED), bench.fake.create("other")
     bench.look()

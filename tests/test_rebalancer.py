@@ -23,12 +23,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from agent.cycle import CycleResult
+
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
     made = Node(tmp_path / "state.json")
     yield made
     made.stop()
+
+
+def kernel(result: CycleResult, uuid: str) -> CpuSet | None:
+    """Return the cpuset of a guest's emulator threads, as the cycle read it."""
+    (found,) = (guest.kernel for guest in result.guests if guest.uuid == uuid)
+    return found.cpus if found is not None else None
 
 
 # --- the main job --------------------------------------------------------------------------------
@@ -258,6 +266,36 @@ def test_a_guest_is_looked_up_ahead_if_it_will_be_pinned(node: Node, *, dry: boo
     looked_up = {call.uuid for call in node.fake.log if call.name == "look_up"}
     assert looked_up == (set() if dry else {ours})
     assert node.pinner.under_way() == set()
+
+
+def test_a_guest_that_starts_where_its_pool_is_is_confirmed_at_once(node: Node) -> None:
+    node.start("first")
+    pool = node.pool(node.reacted())
+    there = node.start("there", emulatorpin=str(pool))
+    result = node.reacted()
+    assert result.steps == ()
+    assert kernel(result, there) == pool
+
+
+def test_a_dry_run_shows_where_a_guest_that_has_just_started_is(node: Node) -> None:
+    node.rebalancer.reconfigure(replace(node.settings, dry_run=True))
+    uuid = node.start("a")
+    result = node.reacted()
+    assert [step.reason for step in result.steps] == [Reason.ARRIVE]
+    assert kernel(result, uuid) == cpus("7")
+
+
+def test_a_guest_that_starts_in_its_pool_but_for_a_thread_is_mended_at_once(node: Node) -> None:
+    both = cpus("1-2")
+    node.rebalancer.reconfigure(pools(cpus=both, min_cpus=2))
+    node.start("first")
+    node.reacted()
+    there = node.start("there", emulatorpin=str(both))
+    node.fake.guests[there].running.taskset(cpus("2"))
+    result = node.reacted()
+    assert (reasons(result), drifts(result)) == ([Reason.ARRIVE], [])
+    assert node.placed(there) == both
+    node.assert_settled()
 
 
 # --- events --------------------------------------------------------------------------------------
