@@ -31,8 +31,8 @@ GOAL_CPU: Final = 0.1  # per cent of one pCPU
 GOAL_MEMORY: Final = 50.0  # MiB
 GOAL_EVEN: Final = 1.2
 WHY_CPU: Final = (
-    "a third is reading each guest's definition each 30 s, and nearly half reading its threads: "
-    "that repairs what no event told of; the share depends on how fast the pCPU is"
+    "each guest's definition and threads are read each 30 s, which repairs what no event told of; "
+    "the share depends on how fast the pCPU is"
 )
 AT: Final = 100
 INTERVAL: Final = 30.0  # the default
