@@ -125,7 +125,8 @@ def test_what_prometheus_stores_follows_guests_that_come_and_go(
 def test_a_fleet_saves_what_its_nodes_do_that_do_not_run_dry(scene: Scene) -> None:
     saved = "instance_cell:emupool_saved_cpus:current"
     scene.shows(1, saved, cell="0")
-    assert scene.prometheus.value(f'emupool_pool_guests{{instance="{scene.dry}"}}') == 3
+    dry = f'emupool_pool_guests{{instance="{scene.dry}"}}'
+    wait(lambda: scene.prometheus.value(dry) == 3, "the dry run to be scraped with all three")
     wait(lambda: scene.prometheus.value(f'{saved}{{instance="{scene.dry}"}}') == 0, "the dry run")
     wait(lambda: scene.prometheus.value("job:emupool_saved_cpus:sum") == 1, "the sum of both")
 
