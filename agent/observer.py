@@ -116,7 +116,8 @@ class Observer:
         for uuid in left:
             self._look_at_kernel(uuid, settings, memory)
         busy = {guest.uuid for guest in snapshot.guests if guest.busy}
-        return replace(snapshot, guests=self.guests(busy), failures=tuple(self._failures))
+        whole = replace(snapshot, guests=self.guests(busy), failures=tuple(self._failures))
+        return snapshot if whole == snapshot else whole
 
     def guests(self, busy: Collection[str] = ()) -> tuple[Guest, ...]:
         """Return all guests as last read, or as last pinned.

@@ -605,6 +605,12 @@ def test_threads_of_who_has_started_are_read_only_if_no_pin_will_tell_of_them(
     assert find(whole, held).busy
 
 
+def test_a_guest_that_is_not_ours_leaves_nothing_to_read_when_it_has_started(bench: Bench) -> None:
+    uuid = bench.fake.create("other", emulatorpin="0-3")
+    found = bench.look(uuid, fresh=[uuid])
+    assert bench.observer.completed(found, bench.settings, bench.memory, ()) is found
+
+
 def test_what_keeps_threads_from_being_read_after_all_is_told(bench: Bench) -> None:
     uuid = bench.fake.create("a", **ISOLATED)
     found = bench.look(uuid, fresh=[uuid])
