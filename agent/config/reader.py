@@ -82,8 +82,11 @@ def _document(text: str, name: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise _syntax(text, name, str(error)) from None
-    except (ValueError, RecursionError) as error:
-        # tomllib lets through what Python says of an integer of 4300 digits, of lists in lists.
+    except RecursionError:  # lists in lists; Python's text depends on where in them it gave up
+        told = "beyond the recursion limit"
+        raise _refused(name, "file", shown(told), "not readable as TOML") from None
+    except ValueError as error:
+        # tomllib lets through what Python says of an integer of 4300 digits.
         raise _refused(name, "file", shown(str(error)), "not readable as TOML") from None
 
 
